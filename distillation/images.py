@@ -1,0 +1,57 @@
+"""Any picture that people have, as square RGB."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from distillation.errors import InputError, reason
+
+JPEG_QUALITY = 95
+
+
+def read_rgb(source: bytes | Path) -> Image.Image:
+    """Decode `source` (encoded bytes, or a path) to an upright 8-bit RGB picture.
+
+    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an
+    animation the first frame is taken. Raises `InputError` where there is no picture to be had:
+    not an image, truncated, empty, or so large that decoding it would exhaust memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
+    except Image.UnidentifiedImageError:
+        raise InputError("not an image that Pillow can read") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"cannot be decoded ({reason(error)})") from None
+
+
+def square_jpeg(encoded: bytes, size: int) -> bytes:
+    """Re-encode a picture as a `size` x `size` RGB JPEG, squeezing it to a square.
+
+    Bytes that are just that already come back untouched: nothing is compressed twice. They are
+    decoded all the same, so that a broken file is found here and not in the middle of training.
+    """
+    image = read_rgb(encoded)
+    with Image.open(io.BytesIO(encoded)) as original:
+        if (original.format, original.mode, original.size) == ("JPEG", "RGB", (size, size)) and not original.getexif():
+            return encoded
+    output = io.BytesIO()
+    image.resize((size, size), Image.Resampling.BILINEAR).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return output.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it at 255 instead of scaling it
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,173 @@
+"""Pictures as TFRecord shards: split, written and read."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from distillation.errors import InputError, reason
+from distillation.files import read_json, write_json
+
+SPLITS = ("train", "validation", "test")
+SHARD_IMAGES = 2048
+ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million pictures has odds of 3 in 100 million
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture; `id` is a digest of its source bytes, so it does not depend on where the picture lay."""
+
+    id: str
+    label: int
+    source: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says of the records beside it; `counts` is images by split and class name."""
+
+    classes: list[str]
+    counts: dict[str, dict[str, int]]
+    image_size: int
+    source: dict[str, str]
+    duplicates_dropped: int
+    conflicting_duplicates_dropped: int
+
+
+def image_id(encoded: bytes) -> str:
+    """First 64 bits of the SHA-256 of a picture's source bytes, as 16 hexadecimal digits."""
+    return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
+
+
+def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, int]:
+    """Keep one of each set of equal pictures, and none where the copies carry different labels.
+
+    Returns the kept examples in id order, how many copies were dropped, and how many pictures were
+    dropped because their labels contradict each other.
+    """
+    by_id: dict[str, list[Example]] = {}
+    for example in examples:
+        by_id.setdefault(example.id, []).append(example)
+    kept, duplicates, conflicting = [], 0, 0
+    for _, copies in sorted(by_id.items()):
+        if len({copy.label for copy in copies}) > 1:
+            conflicting += len(copies)
+        else:
+            kept.append(min(copies, key=lambda copy: copy.source))
+            duplicates += len(copies) - 1
+    return kept, duplicates, conflicting
+
+
+def stratified_split(
+    examples: Sequence[Example], validation_fraction: float, test_fraction: float, seed: int, max_images: int | None
+) -> dict[str, list[Example]]:
+    """Split by rank of sha256(seed, id) within each class: the order of `examples` does not matter.
+
+    With `max_images`, each class first gives its share of that many, by the same rank. Every split
+    comes back in id order and holds at least one picture of every class; `InputError` where a class
+    has too few for that.
+    """
+    share = 1 if max_images is None else min(1, max_images / len(examples))
+    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    for label in sorted({example.label for example in examples}):
+        of_class = sorted(
+            (example for example in examples if example.label == label),
+            key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest(),
+        )
+        of_class = of_class[: max(3, round(len(of_class) * share))]
+        validation, test = (max(1, round(len(of_class) * part)) for part in (validation_fraction, test_fraction))
+        if len(of_class) < validation + test + 1:
+            raise InputError(f"class {label} has {len(of_class)} different images; it should have at least 3")
+        splits["test"] += of_class[:test]
+        splits["validation"] += of_class[test : test + validation]
+        splits["train"] += of_class[test + validation :]
+    return {name: sorted(split, key=lambda example: example.id) for name, split in splits.items()}
+
+
+def write_records(directory: Path, splits: dict[str, list[Example]], manifest: Manifest) -> None:
+    """Write every split as shards of at most `SHARD_IMAGES` pictures, and the manifest."""
+    directory.mkdir(parents=True)
+    for name, examples in splits.items():
+        shards = math.ceil(len(examples) / SHARD_IMAGES)
+        for shard in range(shards):
+            path = directory / f"{name}-{shard:05d}-of-{shards:05d}.tfrecord"
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for example in examples[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]:
+                    writer.write(_serialise(example))
+    write_json(directory / "manifest.json", vars(manifest))
+
+
+def class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
+    """Number of examples by class name, zeros included."""
+    found = Counter(example.label for example in examples)
+    return {name: found[label] for label, name in enumerate(classes)}
+
+
+class Records:
+    """One split of a directory of records, in id order.
+
+    `ids` (n,) str, `labels` (n,) int64 and `sources` (n,) str are held in memory; the pictures stream.
+    Raises `InputError` where shards are missing, corrupt, or hold another count than the manifest says.
+    """
+
+    def __init__(self, directory: str | Path, split: str):
+        self.directory, self.split = Path(directory), split
+        self.manifest = Manifest(**read_json(self.directory / "manifest.json"))
+        self.files = sorted(str(path) for path in self.directory.glob(f"{split}-*.tfrecord"))
+        rows = []
+        try:
+            for serialised in tf.data.TFRecordDataset(self.files).batch(4096):
+                parsed = tf.io.parse_example(serialised, _FEATURES)
+                rows.append([parsed[key].numpy() for key in ("id", "label", "source")])
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"{self.directory}/{split}-*.tfrecord is corrupt ({reason(error)}): run `dvc repro`"
+            ) from None
+        expected = sum(self.manifest.counts[split].values())
+        found = sum(len(row[0]) for row in rows)
+        if found != expected:
+            raise InputError(f"{self.directory}/{split}-*.tfrecord hold {found} images; manifest.json says {expected}")
+        ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
+        self.ids, self.labels, self.sources = ids.astype(str), labels, sources.astype(str)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def dataset(self) -> tf.data.Dataset:
+        """Serialised examples in id order, numbered: (number int64, serialised string)."""
+        numbered = tf.data.TFRecordDataset(self.files).enumerate()
+        return numbered.apply(tf.data.experimental.assert_cardinality(len(self)))
+
+
+def decode(serialised: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
+    """Decode one serialised example: `image` (size, size, 3) uint8, `id` scalar string, `label` scalar int64."""
+    parsed = tf.io.parse_single_example(serialised, _FEATURES)
+    image = tf.io.decode_jpeg(parsed["jpeg"], channels=3, dct_method="INTEGER_ACCURATE")
+    return {"image": tf.ensure_shape(image, (image_size, image_size, 3)), "id": parsed["id"], "label": parsed["label"]}
+
+
+_FEATURES = {
+    "id": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+    "source": tf.io.FixedLenFeature([], tf.string),
+    "jpeg": tf.io.FixedLenFeature([], tf.string),
+}
+
+
+def _serialise(example: Example) -> bytes:
+    def strings(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    features = {
+        "id": strings(example.id.encode()),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[example.label])),
+        "source": strings(example.source.encode()),
+        "jpeg": strings(example.jpeg),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)

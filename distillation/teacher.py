@@ -1,0 +1,51 @@
+"""The teacher: MobileNetV2 under a linear head."""
+
+import warnings
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from distillation.errors import InputError, reason
+from distillation.params import Teacher
+
+HEAD = "head"  # the layer that turns features into logits
+
+
+def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) -> keras.Model:
+    """MobileNetV2 (Sandler et al., 2018), average-pooled, with a linear head.
+
+    Args:
+        teacher: width multiplier, input size and dropout.
+        classes: number of logits.
+        weights: where the backbone starts: "imagenet", the path of a Keras weights file without top,
+            or None for random weights. Raises `InputError` where they cannot be had.
+    """
+    inputs = keras.Input((teacher.image_size, teacher.image_size, 3))
+    scaled = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    backbone = keras.applications.MobileNetV2(
+        input_tensor=scaled, alpha=teacher.width, include_top=False, weights=None, pooling="avg"
+    )
+    if weights is not None:
+        backbone.set_weights(_pretrained(teacher.width, weights))
+    else:
+        # Keras sets 0.999, with which the moving statistics need thousands of steps to settle.
+        for layer in backbone.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.momentum = 0.9
+    features = layers.Dropout(teacher.dropout)(backbone.output)
+    return keras.Model(inputs, layers.Dense(classes, name=HEAD)(features), name="teacher")
+
+
+def _pretrained(width: float, weights: str) -> list:
+    if weights != "imagenet" and not Path(weights).is_file():
+        raise InputError(f"teacher.weights = {weights!r} should be imagenet, null, or the path of a Keras weights file")
+    try:
+        with warnings.catch_warnings():
+            # Without a fixed input size Keras takes the weights trained at 224 px, which serve every size.
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined")
+            return keras.applications.MobileNetV2(
+                input_shape=(None, None, 3), alpha=width, include_top=False, weights=weights, pooling="avg"
+            ).get_weights()
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        raise InputError(f"teacher.weights = {weights!r} cannot be loaded: {reason(error)}") from None

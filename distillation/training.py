@@ -1,0 +1,195 @@
+"""Training: batches of views, and one `fit` that all three models go through."""
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distillation.checkpoint import Checkpoint
+from distillation.errors import InputError
+from distillation.files import replacing, write_json
+from distillation.losses import DistillationLoss, accuracy, cross_entropy
+from distillation.params import Training, Views
+from distillation.records import Records, decode
+from distillation.views import augmented, plain
+
+CACHE_BYTES = 5 * 2**29  # 2.5 GiB: up to this, decoded pictures stay in memory
+SHUFFLE_BUFFER = 2**15  # encoded pictures, where the decoded ones don't fit
+
+Examples = tf.data.Dataset
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator and make every operation deterministic, before a network is built."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def view_batches(
+    records: Records, image_size: int, views: Views, training: Training, teacher_logits: np.ndarray | None = None
+) -> Callable[[range], Examples]:
+    """Training batches of augmented views with their targets, for any range of epochs.
+
+    Epoch e shows view e mod `views.count` of every picture, in an order that is a function of
+    `training.seed` and e: a resumed run sees what the undisturbed one would have.
+
+    Args:
+        records: the training split, n pictures.
+        image_size: side of the views in pixels.
+        views, training: augmentation; batch size and seed.
+        teacher_logits: (n, views.count, classes) float32 in id order, to be packed behind the label.
+
+    Returns:
+        A function from a range of epochs to batches (images (batch, size, size, 3) float32 0..255,
+        targets (batch, 1 or 1 + classes) float32; see `distillation/losses.py`).
+    """
+    image_size_on_disk = records.manifest.image_size
+    logits = None if teacher_logits is None else tf.constant(teacher_logits)
+
+    def parse(number: tf.Tensor, serialised: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"number": number, **decode(serialised, image_size_on_disk)}
+
+    def to_views(batch: dict[str, tf.Tensor], epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        view = epoch % views.count
+        targets = tf.cast(batch["label"][:, None], tf.float32)
+        if logits is not None:
+            at = tf.stack([batch["number"], tf.fill(tf.shape(batch["number"]), view)], axis=1)
+            targets = tf.concat([targets, tf.gather_nd(logits, at)], axis=1)
+        return augmented(batch["image"], batch["id"], view, image_size, views), targets
+
+    examples = records.dataset()
+    if len(records) * image_size_on_disk**2 * 3 <= CACHE_BYTES:
+        shuffled = shuffled_batches(examples.map(parse, tf.data.AUTOTUNE).cache(), len(records), training)
+    else:
+        shuffled = shuffled_batches(examples, SHUFFLE_BUFFER, training, parse)
+    return lambda epochs: shuffled(epochs).map(to_views, tf.data.AUTOTUNE)
+
+
+def shuffled_batches(
+    examples: Examples, buffer: int, training: Training, parse: Callable | None = None
+) -> Callable[[range], Examples]:
+    """Full batches in another order each epoch, the order a function of (training.seed, epoch): (batch, epoch)."""
+
+    def of_epoch(epoch: int) -> Examples:
+        seed = int(np.random.SeedSequence([training.seed, epoch]).generate_state(1)[0])
+        shuffled = examples.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+        if parse is not None:
+            shuffled = shuffled.map(parse, tf.data.AUTOTUNE)
+        numbers = tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64)).repeat()
+        return tf.data.Dataset.zip(shuffled.batch(training.batch_size, drop_remainder=True), numbers)
+
+    return lambda epochs: functools.reduce(tf.data.Dataset.concatenate, map(of_epoch, epochs))
+
+
+def plain_batches(records: Records, image_size: int, batch_size: int) -> Examples:
+    """The plain view of every picture with its hard label, for validation; cached where it fits in memory."""
+    image_size_on_disk = records.manifest.image_size
+    decoded = records.dataset().map(lambda _, serialised: decode(serialised, image_size_on_disk), tf.data.AUTOTUNE)
+    batches = decoded.batch(batch_size).map(
+        lambda batch: (plain(batch["image"], image_size), tf.cast(batch["label"][:, None], tf.float32)),
+        tf.data.AUTOTUNE,
+    )
+    return batches.cache() if len(records) * image_size**2 * 3 * 4 <= CACHE_BYTES // 4 else batches
+
+
+def fit(
+    stage: str,
+    model: keras.Model,
+    batches: Callable[[range], Examples],
+    validation: Examples,
+    images: int,
+    training: Training,
+    warmup_epochs: float = 0,
+    loss: keras.losses.Loss | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place for `training.epochs`, taking up what a killed run of `stage` left.
+
+    AdamW (Loshchilov and Hutter, 2019; no decay on biases and normalisation), linear warm-up, cosine
+    to zero. The weights after the last epoch are the result: none is chosen by validation.
+
+    Args:
+        stage: name in dvc.yaml, which names the checkpoint.
+        model: an unbuilt-optimizer Keras model that returns logits.
+        batches: from a range of epochs to training batches with packed targets.
+        validation: batches (images, hard labels).
+        images: number of training images.
+        training: epochs, batch size, learning rate, weight decay.
+        warmup_epochs: epochs of linear warm-up.
+        loss: on packed targets; cross-entropy by default.
+
+    Returns:
+        One row per epoch: `epoch` (from 1), `train_accuracy`, `train_loss`, `validation_accuracy`,
+        `validation_loss`; both losses are the cross-entropy against the hard labels, in nats.
+    """
+    steps = images // training.batch_size
+    if steps == 0:
+        raise InputError(f"{stage}: batch_size = {training.batch_size} is more than the {images} training images")
+    total, warmup = steps * training.epochs, round(steps * warmup_epochs)
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else training.learning_rate,
+            max(1, total - warmup),
+            warmup_target=training.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        ),
+        weight_decay=training.weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    model.compile(optimizer, loss or DistillationLoss(alpha=1, temperature=1), metrics=[accuracy, cross_entropy])
+    checkpoint = Checkpoint(stage)
+    done = checkpoint.restore(model)
+    if done < training.epochs:
+        model.fit(
+            batches(range(done, training.epochs)).prefetch(4),
+            validation_data=validation,
+            initial_epoch=done,
+            epochs=training.epochs,
+            steps_per_epoch=steps,
+            callbacks=[checkpoint, _EpochLine(stage, done, training.epochs)],
+            shuffle=False,  # the batches are shuffled
+            verbose=0,
+        )
+    checkpoint.discard()
+    return [
+        {
+            "epoch": epoch,
+            "train_accuracy": logs["accuracy"],
+            "train_loss": logs["cross_entropy"],
+            "validation_accuracy": logs["val_accuracy"],
+            "validation_loss": logs["val_cross_entropy"],
+        }
+        for epoch, logs in enumerate(checkpoint.history, 1)
+    ]
+
+
+def publish(stage: str, name: str, model: keras.Model, history: list[dict[str, float]]) -> str:
+    """Write weights, final metrics and history of a trained model; return the stage's line of result."""
+    weights = Path(f"models/{name}.weights.h5")
+    with replacing(weights) as temporary:
+        model.save_weights(temporary)
+    write_json(f"plots/history/{name}.json", history)
+    final = {key: value for key, value in history[-1].items() if key != "epoch"}
+    write_json(f"metrics/{name}.json", final)
+    return f"{stage}: validation accuracy {final['validation_accuracy']:.4f} -> {weights}"
+
+
+class _EpochLine(keras.callbacks.Callback):
+    """One line an epoch, with the time that is left."""
+
+    def __init__(self, stage: str, done: int, epochs: int):
+        super().__init__()
+        self.stage, self.done, self.epochs, self.start = stage, done, epochs, time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        left = (time.monotonic() - self.start) / (epoch + 1 - self.done) * (self.epochs - epoch - 1)
+        print(
+            f"{self.stage}  epoch {epoch + 1}/{self.epochs}  train accuracy {logs['accuracy']:.3f}  "
+            f"validation accuracy {logs['val_accuracy']:.3f}  {left / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,95 @@
+"""Views: what a network sees of a picture, as a pure function of (seed, picture id, view number).
+
+Because a view can be drawn again at any time and at any size, the teacher's answer to it can be
+cached and still belong to what the student sees: a "consistent" teacher in the sense of Beyer et al.,
+"Knowledge distillation: A good teacher is patient and consistent" (CVPR 2022).
+"""
+
+import math
+
+import tensorflow as tf
+
+from distillation.params import Views
+
+MAX_ASPECT = 4 / 3  # of a crop, either way
+
+
+def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:
+    """Random crop, flip and colour of a batch, resized bilinearly to `size` x `size`.
+
+    Args:
+        images: (batch, height, width, 3) uint8 or float, 0..255.
+        ids: (batch,) strings of 16 characters (`records.image_id`).
+        view: scalar or (batch,) integer, the number of the view.
+        size: side of the result in pixels.
+        views: strength of the augmentation, and its seed.
+
+    Returns:
+        (batch, size, size, 3) float32, 0..255.
+    """
+    u = uniforms(views.seed, ids, view, 8)
+    boxes = _crop_boxes(u[:, :4], u[:, 4] < 0.5, views.min_area)
+    crops = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
+    factors = 1 + views.colour * (2 * u[:, 5:8] - 1)
+    return _colour(crops, factors)
+
+
+def plain(images: tf.Tensor, size: int) -> tf.Tensor:
+    """The whole picture at `size` x `size`, antialiased: (batch, size, size, 3) float32, 0..255."""
+    return tf.image.resize(images, (size, size), antialias=True)
+
+
+def uniforms(seed: int, ids: tf.Tensor, view: tf.Tensor, count: int) -> tf.Tensor:
+    """(batch, count) float32, uniform in [0, 1), by hashing (seed, id, view).
+
+    The id and the view are folded into a state with SplitMix64's mixer; the numbers are then the
+    SplitMix64 stream from that state (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014). Stateless, so there is nothing to be restored on resuming.
+    """
+    words = tf.bitcast(tf.reshape(tf.io.decode_raw(ids, tf.int64), (-1, 2)), tf.uint64)
+    state = tf.fill([tf.shape(words)[0]], tf.constant(seed, tf.uint64))
+    for word in (words[:, 0], words[:, 1], tf.cast(view, tf.uint64)):
+        state = _mix(tf.bitwise.bitwise_xor(_mix(state + _GOLDEN_GAMMA), word))
+    steps = tf.range(1, count + 1, dtype=tf.int64)
+    stream = splitmix64(state[:, None], tf.cast(steps, tf.uint64))
+    # 24 bits are what a float32 holds without rounding up to 1.
+    return tf.cast(tf.bitwise.right_shift(stream, tf.constant(40, tf.uint64)), tf.float32) * 2.0**-24
+
+
+def splitmix64(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """The `step`-th number (from 1) of the SplitMix64 stream of `seed`; all uint64, broadcast."""
+    return _mix(seed + step * _GOLDEN_GAMMA)
+
+
+_GOLDEN_GAMMA = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+
+
+def _mix(state: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = _xor_shift(state, shift) * tf.constant(factor, tf.uint64)
+    return _xor_shift(state, 31)
+
+
+def _xor_shift(state: tf.Tensor, shift: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64)))
+
+
+def _crop_boxes(u: tf.Tensor, flip: tf.Tensor, min_area: float) -> tf.Tensor:
+    """(batch, 4) boxes y1, x1, y2, x2 in 0..1; swapped x1 and x2 make `crop_and_resize` mirror the crop."""
+    area = min_area + (1 - min_area) * u[:, 0]
+    aspect = tf.exp(math.log(MAX_ASPECT) * (2 * u[:, 1] - 1))
+    height = tf.minimum(1.0, tf.sqrt(area / aspect))
+    width = tf.minimum(1.0, tf.sqrt(area * aspect))
+    top, left = (1 - height) * u[:, 2], (1 - width) * u[:, 3]
+    right = left + width
+    left, right = tf.where(flip, right, left), tf.where(flip, left, right)
+    return tf.stack([top, left, top + height, right], axis=1)
+
+
+def _colour(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Scale saturation, contrast (about mid-grey) and brightness by `factors` (batch, 3), and clip."""
+    saturation, contrast, brightness = (factors[:, i, None, None, None] for i in range(3))
+    grey = tf.reduce_mean(images, axis=-1, keepdims=True)
+    images = grey + saturation * (images - grey)
+    images = 127.5 + contrast * (images - 127.5)
+    return tf.clip_by_value(images * brightness, 0.0, 255.0)

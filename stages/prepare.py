@@ -1,0 +1,61 @@
+"""Read the data set, drop duplicates, split it, and write it as TFRecords (`data/records`)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from distillation.console import progress, run
+from distillation.errors import InputError
+from distillation.files import replacing
+from distillation.images import square_jpeg
+from distillation.params import Params
+from distillation.records import (
+    Example,
+    Manifest,
+    class_counts,
+    drop_duplicates,
+    image_id,
+    stratified_split,
+    write_records,
+)
+from distillation.sources import open_source
+
+RECORDS = Path("data/records")
+
+
+def main(params: Params) -> str:
+    """Write the records of every split and their manifest."""
+    data = params.data
+
+    def to_example(picture: tuple[bytes, int, str]) -> Example:
+        encoded, label, source_name = picture
+        if not 0 <= label < len(source.classes):
+            raise InputError(f"{source_name} has label {label}; it should be one of 0..{len(source.classes) - 1}")
+        try:
+            jpeg = square_jpeg(encoded, data.image_size)
+        except InputError as error:
+            raise InputError(f"{source_name}: {error}") from None
+        return Example(image_id(encoded), label, source_name, jpeg)
+
+    with open_source(data) as source, ThreadPoolExecutor() as pool:
+        pictures = progress(source.pictures, source.count, "prepare: reading images")
+        examples, duplicates, conflicting = drop_duplicates(pool.map(to_example, pictures))
+    empty = [name for name, count in class_counts(examples, source.classes).items() if count == 0]
+    if empty:
+        raise InputError(f"{source.name} has no usable images of class {', '.join(empty)}")
+    splits = stratified_split(examples, data.validation_fraction, data.test_fraction, data.seed, data.max_images)
+    manifest = Manifest(
+        classes=source.classes,
+        counts={name: class_counts(split, source.classes) for name, split in splits.items()},
+        image_size=data.image_size,
+        source={"name": source.name, "version": source.version},
+        duplicates_dropped=duplicates,
+        conflicting_duplicates_dropped=conflicting,
+    )
+    with replacing(RECORDS) as directory:
+        write_records(directory, splits, manifest)
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
+    return f"prepare: {sizes} images of {len(source.classes)} classes -> {RECORDS}"
+
+
+if __name__ == "__main__":
+    run(main)

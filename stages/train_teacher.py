@@ -1,0 +1,67 @@
+"""Train the teacher: a linear head on a frozen backbone, or (teacher.weights: null) the whole network."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from distillation import training
+from distillation.console import run
+from distillation.inference import plain_images, predict, view_images
+from distillation.params import Params
+from distillation.records import Records
+from distillation.teacher import HEAD, build_teacher
+
+STAGE = "train_teacher"
+
+
+def main(params: Params) -> str:
+    """Write the teacher's weights, its final metrics and its history."""
+    teacher = params.teacher
+    records = {split: Records("data/records", split) for split in ("train", "validation")}
+    training.set_seed(teacher.seed)
+    model = build_teacher(teacher, len(records["train"].manifest.classes), teacher.weights)
+    train = _train_whole if teacher.weights is None else _train_head
+    history = train(model, records["train"], records["validation"], params)
+    return training.publish(STAGE, "teacher", model, history)
+
+
+def _train_whole(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
+    teacher = params.teacher
+    return training.fit(
+        STAGE,
+        model,
+        training.view_batches(train, teacher.image_size, params.views, teacher),
+        training.plain_batches(validation, teacher.image_size, teacher.batch_size),
+        len(train),
+        teacher,
+    )
+
+
+def _train_head(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
+    """The backbone is frozen, so each view passes through it once, however many epochs the head trains."""
+    teacher = params.teacher
+    backbone = keras.Model(model.input, model.get_layer(HEAD).input)
+    views = [plain_images(train, teacher.image_size)]
+    for view in range(min(teacher.views, params.views.count)):
+        views.append(view_images(train, teacher.image_size, params.views, view))
+    features = [
+        predict(backbone, images, len(train), f"{STAGE}: features of view {number}/{len(views)}")
+        for number, images in enumerate(views, 1)
+    ]
+    held_out = predict(backbone, plain_images(validation, teacher.image_size), len(validation), f"{STAGE}: validation")
+    head = keras.Sequential([keras.Input(held_out.shape[1:]), layers.Dropout(teacher.dropout), model.get_layer(HEAD)])
+    examples = tf.data.Dataset.from_tensor_slices((np.concatenate(features), np.tile(train.labels, len(features))))
+    shuffled = training.shuffled_batches(examples, len(features) * len(train), teacher)
+    return training.fit(
+        STAGE,
+        head,
+        lambda epochs: shuffled(epochs).map(lambda batch, _: (batch[0], tf.cast(batch[1][:, None], tf.float32))),
+        tf.data.Dataset.from_tensors((held_out, validation.labels[:, None].astype(np.float32))),
+        len(features) * len(train),
+        teacher,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
