@@ -51,9 +51,8 @@ def view_images(records: Records, size: int, views: Views, view: int) -> tf.data
 
 def convert(model: keras.Model, batch: int) -> tf.lite.TFLiteConverter:
     """A LiteRT converter for `model` with a fixed batch size (XNNPACK needs static shapes)."""
-    signature = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(lambda image: model(image, training=False)).get_concrete_function(signature)
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    image = keras.Input(batch_shape=(batch, *model.input_shape[1:]), name="image")
+    return tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, model(image)))
 
 
 def _batches(records: Records) -> tf.data.Dataset:
