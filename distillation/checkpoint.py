@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import yaml
 
+from distillation.errors import InputError
 from distillation.files import replacing
 
 DIRECTORY = Path(".checkpoints")  # ignored by git, and none of DVC's outs
@@ -61,6 +62,8 @@ class Checkpoint(keras.callbacks.Callback):
         return len(self.history)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if not np.isfinite(logs["loss"]):
+            raise InputError(f"the loss is {logs['loss']} after epoch {epoch + 1}: a lower learning_rate may help")
         self.history.append({key: float(value) for key, value in logs.items()})
         state = {f"variable{number}": np.asarray(value) for number, value in enumerate(self._variables())}
         with replacing(self.path) as temporary, temporary.open("wb") as file:

@@ -1,6 +1,7 @@
 """Forward passes of trained networks over many pictures."""
 
 import os
+import tempfile
 from collections.abc import Callable
 
 import keras
@@ -15,24 +16,32 @@ from distillation.views import augmented, plain
 BATCH = 32
 
 
-def predict(model: keras.Model | bytes, images: tf.data.Dataset, count: int, what: str) -> np.ndarray:
-    """`model`'s outputs for `count` pictures, float32 (count, outputs), in their order.
+Forward = Callable[[np.ndarray], np.ndarray]
+
+
+def forward_pass(model: keras.Model | bytes) -> Forward:
+    """The quickest way here to run `model` on a batch of pictures: float32 (batch, ...) in, (batch, outputs) out.
 
     On a CPU a Keras model runs in LiteRT with XNNPACK, several times faster than in TensorFlow and
-    equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras runs it there.
+    equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras runs it there. Bytes are
+    the content of a LiteRT file.
+    """
+    if isinstance(model, bytes):
+        return _litert(model)
+    if tf.config.list_physical_devices("GPU"):
+        return model.predict_on_batch
+    return _litert(to_litert(model, BATCH))
+
+
+def predict(forward: Forward, images: tf.data.Dataset, count: int, what: str) -> np.ndarray:
+    """Outputs for `count` pictures, float32 (count, outputs), in their order.
 
     Args:
-        model: a Keras model with one fixed-size input, or a LiteRT file's content.
-        images: batches of `BATCH` pictures (the last may be smaller), float32 as the model takes them.
+        forward: see `forward_pass`.
+        images: batches of `BATCH` pictures (the last may be smaller), float32 as the network takes them.
         count: number of pictures, for the progress bar.
         what: what the progress bar says.
     """
-    if isinstance(model, bytes):
-        forward = _litert(model)
-    elif tf.config.list_physical_devices("GPU"):
-        forward = model.predict_on_batch
-    else:
-        forward = _litert(convert(model, BATCH).convert())
     batches = images.prefetch(4).as_numpy_iterator()
     return np.concatenate([forward(batch) for batch in progress(batches, -(-count // BATCH), what)])
 
@@ -49,10 +58,19 @@ def view_images(records: Records, size: int, views: Views, view: int) -> tf.data
     )
 
 
-def convert(model: keras.Model, batch: int) -> tf.lite.TFLiteConverter:
-    """A LiteRT converter for `model` with a fixed batch size (XNNPACK needs static shapes)."""
+def to_litert(
+    model: keras.Model, batch: int, configure: Callable[[tf.lite.TFLiteConverter], None] = lambda converter: None
+) -> bytes:
+    """`model` as a LiteRT file's content, for a fixed batch size (XNNPACK needs static shapes).
+
+    `configure` may set the converter's options, such as quantisation.
+    """
     image = keras.Input(batch_shape=(batch, *model.input_shape[1:]), name="image")
-    return tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, model(image)))
+    with tempfile.TemporaryDirectory() as directory:
+        keras.Model(image, model(image)).export(directory, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+        configure(converter)
+        return converter.convert()
 
 
 def _batches(records: Records) -> tf.data.Dataset:
@@ -61,7 +79,7 @@ def _batches(records: Records) -> tf.data.Dataset:
     return decoded.batch(BATCH)
 
 
-def _litert(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+def _litert(content: bytes) -> Forward:
     """Run a LiteRT network on batches of any size, in portions of the size that it was converted for."""
     from ai_edge_litert.interpreter import Interpreter
 

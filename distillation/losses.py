@@ -1,7 +1,8 @@
 """The distillation loss, and the metrics that go with its packed targets.
 
-A target row is `[label]` (hard label only) or `[label, teacher logit of class 0, class 1, ...]`: one
-array, so that plain `Model.fit` trains a distilled student and the cached teacher costs nothing.
+A row of targets is `[label]`, or `[label, teacher's logits, teacher's features]`, and a row of
+outputs `[logits]`, or `[logits, projected features]`: one array each, so that plain `Model.fit`
+trains a distilled student and a cached teacher costs nothing.
 """
 
 import keras
@@ -21,7 +22,7 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
         temperature: T > 0.
 
     Returns:
-        (batch,) float32, at least 0.
+        (batch,) float32, at least 0, in nats.
     """
     hard = ops.sparse_categorical_crossentropy(labels, student_logits, from_logits=True)
     teacher = ops.log_softmax(teacher_logits / temperature)
@@ -31,26 +32,37 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
 
 
 class DistillationLoss(keras.losses.Loss):
-    """`distillation_loss` on packed targets; the cross-entropy where a row holds a label alone."""
+    """`distillation_loss` on packed rows; the cross-entropy alone where targets hold nothing but the label.
 
-    def __init__(self, alpha: float, temperature: float):
+    Where they hold features too, the mean squared distance of the student's projected features from
+    the teacher's joins the teacher's part of the loss: (1 - alpha) (T^2 KL + feature_weight MSE), the
+    "hint" of Romero et al., "FitNets" (2015). So alpha = 1 is training from scratch in any case.
+    """
+
+    def __init__(self, classes: int, alpha: float = 1.0, temperature: float = 1.0, feature_weight: float = 0.0):
         super().__init__(name="distillation_loss")
-        self.alpha, self.temperature = alpha, temperature
+        self.classes, self.alpha, self.temperature, self.feature_weight = classes, alpha, temperature, feature_weight
 
-    def call(self, targets, logits):
+    def call(self, targets, outputs):
         if targets.shape[-1] == 1:
-            return cross_entropy(targets, logits)
-        return distillation_loss(hard_labels(targets), logits, targets[:, 1:], self.alpha, self.temperature)
+            return cross_entropy(targets, outputs, self.classes)
+        logits, features = outputs[:, : self.classes], outputs[:, self.classes :]
+        teacher_logits, teacher_features = targets[:, 1 : 1 + self.classes], targets[:, 1 + self.classes :]
+        loss = distillation_loss(hard_labels(targets), logits, teacher_logits, self.alpha, self.temperature)
+        if features.shape[-1] == 0:
+            return loss
+        distance = ops.mean(ops.square(features - teacher_features), axis=-1)
+        return loss + (1 - self.alpha) * self.feature_weight * distance
 
 
-def cross_entropy(targets, logits):
-    """Cross-entropy of each example against its hard label: (batch,) float32."""
-    return ops.sparse_categorical_crossentropy(hard_labels(targets), logits, from_logits=True)
+def cross_entropy(targets, outputs, classes: int):
+    """Cross-entropy of each example against its hard label: (batch,) float32, in nats."""
+    return ops.sparse_categorical_crossentropy(hard_labels(targets), outputs[:, :classes], from_logits=True)
 
 
-def accuracy(targets, logits):
+def accuracy(targets, outputs, classes: int):
     """1 where the largest logit is the hard label's, else 0: (batch,) float32."""
-    return ops.cast(ops.equal(ops.argmax(logits, axis=-1), hard_labels(targets)), "float32")
+    return ops.cast(ops.equal(ops.argmax(outputs[:, :classes], axis=-1), hard_labels(targets)), "float32")
 
 
 def hard_labels(targets):

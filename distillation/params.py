@@ -84,16 +84,18 @@ class Student(Training):
     """The compact CNN (`distillation/models.py`) and the budget of both of its trainings."""
 
     image_size: Pixels
-    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=5)]
-    blocks: Annotated[int, Field(ge=0, le=16)]
+    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)]
+    blocks: Annotated[int, Field(ge=1, le=16)]
     warmup_epochs: NotNegative
 
 
 class Distill(_Section):
-    """Weights of the two terms of the loss (`distillation/losses.py`)."""
+    """Weights of the terms of the loss (`distillation/losses.py`)."""
 
     alpha: Fraction
     temperature: Positive
+    feature_channels: Annotated[int, Field(ge=1, le=1280)]
+    feature_weight: NotNegative
 
 
 class Params(_Section):

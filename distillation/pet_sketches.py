@@ -97,15 +97,11 @@ def _normal(cat: float, dog: float, deviation: float, low: float, high: float) -
 class Traits:
     """All that depends on the label."""
 
-    ears: str = _choice(
-        pointed=(0.6, 0.12), pricked=(0.2, 0.18), folded=(0.12, 0.28), floppy=(0.08, 0.42)
-    )
+    ears: str = _choice(pointed=(0.6, 0.12), pricked=(0.2, 0.18), folded=(0.12, 0.28), floppy=(0.08, 0.42))
     nose: str = _choice(triangle=(0.66, 0.14), heart=(0.22, 0.24), oval=(0.12, 0.62))
     mouth: str = _choice(w=(0.58, 0.14), blep=(0.16, 0.10), smile=(0.16, 0.34), pant=(0.10, 0.42))
     whiskers: str = _choice(none=(0.16, 0.60), short=(0.20, 0.24), long=(0.64, 0.16))
-    pattern: str = _choice(
-        plain=(0.3, 0.3), tabby=(0.3, 0.1), patches=(0.1, 0.3), blaze=(0.2, 0.2), mask=(0.1, 0.1)
-    )
+    pattern: str = _choice(plain=(0.3, 0.3), tabby=(0.3, 0.1), patches=(0.1, 0.3), blaze=(0.2, 0.2), mask=(0.1, 0.1))
     pupil: float = _normal(0.40, 0.76, 0.19, 0.14, 1.0)  # width by height
     muzzle: float = _normal(0.32, 0.62, 0.24, 0.0, 1.2)  # size
     snout: float = _normal(0.36, 0.54, 0.20, 0.0, 1.0)  # how far down the muzzle sits

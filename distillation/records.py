@@ -40,6 +40,15 @@ class Manifest:
     conflicting_duplicates_dropped: int
 
 
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read `manifest.json`; `InputError` where it is missing or no manifest."""
+    path = Path(directory) / "manifest.json"
+    try:
+        return Manifest(**read_json(path))
+    except TypeError:
+        raise InputError(f"{path} is not a manifest of this version: run `dvc repro`") from None
+
+
 def image_id(encoded: bytes) -> str:
     """First 64 bits of the SHA-256 of a picture's source bytes, as 16 hexadecimal digits."""
     return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
@@ -118,7 +127,7 @@ class Records:
 
     def __init__(self, directory: str | Path, split: str):
         self.directory, self.split = Path(directory), split
-        self.manifest = Manifest(**read_json(self.directory / "manifest.json"))
+        self.manifest = read_manifest(directory)
         self.files = sorted(str(path) for path in self.directory.glob(f"{split}-*.tfrecord"))
         rows = []
         try:

@@ -9,7 +9,8 @@ from keras import layers
 from distillation.errors import InputError, reason
 from distillation.params import Teacher
 
-HEAD = "head"  # the layer that turns features into logits
+HEAD = "head"  # the layer that turns pooled features into logits
+FEATURES = "out_relu"  # the last feature map, 1/32 of the picture's side (Keras's name for it)
 
 
 def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) -> keras.Model:

@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -31,7 +31,7 @@ def set_seed(seed: int) -> None:
 
 
 def view_batches(
-    records: Records, image_size: int, views: Views, training: Training, teacher_logits: np.ndarray | None = None
+    records: Records, image_size: int, views: Views, training: Training, soft_targets: Sequence[np.ndarray] = ()
 ) -> Callable[[range], Examples]:
     """Training batches of augmented views with their targets, for any range of epochs.
 
@@ -42,25 +42,24 @@ def view_batches(
         records: the training split, n pictures.
         image_size: side of the views in pixels.
         views, training: augmentation; batch size and seed.
-        teacher_logits: (n, views.count, classes) float32 in id order, to be packed behind the label.
+        soft_targets: the teacher's answers, each (n, views.count, ...) in id order, to be packed behind the label.
 
     Returns:
         A function from a range of epochs to batches (images (batch, size, size, 3) float32 0..255,
-        targets (batch, 1 or 1 + classes) float32; see `distillation/losses.py`).
+        targets (batch, 1 + ...) float32; see `distillation/losses.py`).
     """
     image_size_on_disk = records.manifest.image_size
-    logits = None if teacher_logits is None else tf.constant(teacher_logits)
+    answers = [tf.constant(answer.reshape(*answer.shape[:2], -1)) for answer in soft_targets]
 
     def parse(number: tf.Tensor, serialised: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"number": number, **decode(serialised, image_size_on_disk)}
 
     def to_views(batch: dict[str, tf.Tensor], epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         view = epoch % views.count
-        targets = tf.cast(batch["label"][:, None], tf.float32)
-        if logits is not None:
-            at = tf.stack([batch["number"], tf.fill(tf.shape(batch["number"]), view)], axis=1)
-            targets = tf.concat([targets, tf.gather_nd(logits, at)], axis=1)
-        return augmented(batch["image"], batch["id"], view, image_size, views), targets
+        at = tf.stack([batch["number"], tf.fill(tf.shape(batch["number"]), view)], axis=1)
+        targets = [batch["label"][:, None], *(tf.gather_nd(answer, at) for answer in answers)]
+        packed = tf.concat([tf.cast(target, tf.float32) for target in targets], axis=1)
+        return augmented(batch["image"], batch["id"], view, image_size, views), packed
 
     examples = records.dataset()
     if len(records) * image_size_on_disk**2 * 3 <= CACHE_BYTES:
@@ -104,8 +103,8 @@ def fit(
     validation: Examples,
     images: int,
     training: Training,
+    loss: DistillationLoss,
     warmup_epochs: float = 0,
-    loss: keras.losses.Loss | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place for `training.epochs`, taking up what a killed run of `stage` left.
 
@@ -114,13 +113,13 @@ def fit(
 
     Args:
         stage: name in dvc.yaml, which names the checkpoint.
-        model: an unbuilt-optimizer Keras model that returns logits.
+        model: a network that returns logits, or packed rows of logits and features.
         batches: from a range of epochs to training batches with packed targets.
         validation: batches (images, hard labels).
         images: number of training images.
         training: epochs, batch size, learning rate, weight decay.
+        loss: on packed rows; it names the number of classes.
         warmup_epochs: epochs of linear warm-up.
-        loss: on packed targets; cross-entropy by default.
 
     Returns:
         One row per epoch: `epoch` (from 1), `train_accuracy`, `train_loss`, `validation_accuracy`,
@@ -140,7 +139,11 @@ def fit(
         weight_decay=training.weight_decay,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
-    model.compile(optimizer, loss or DistillationLoss(alpha=1, temperature=1), metrics=[accuracy, cross_entropy])
+    metrics = [
+        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__, classes=loss.classes)
+        for metric in (accuracy, cross_entropy)
+    ]
+    model.compile(optimizer, loss, metrics=metrics)
     checkpoint = Checkpoint(stage)
     done = checkpoint.restore(model)
     if done < training.epochs:

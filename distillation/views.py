@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from distillation.params import Views
 
-MAX_ASPECT = 4 / 3  # of a crop, either way
+MAX_ASPECT = 4 / 3  # of a random crop, either way
+CENTRE = 0.875  # side of the centre crop, by the picture's side
 
 
 def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:
@@ -35,8 +36,13 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The whole picture at `size` x `size`, antialiased: (batch, size, size, 3) float32, 0..255."""
-    return tf.image.resize(images, (size, size), antialias=True)
+    """The middle of each picture at `size` x `size`, antialiased: (batch, size, size, 3) float32, 0..255.
+
+    Random crops magnify what they show, so a network trained on them knows objects larger than they
+    are in the whole picture; a centre crop brings them to that size (Touvron et al., "Fixing the
+    train-test resolution discrepancy", 2019).
+    """
+    return tf.image.resize(tf.image.central_crop(images, CENTRE), (size, size), antialias=True)
 
 
 def uniforms(seed: int, ids: tf.Tensor, view: tf.Tensor, count: int) -> tf.Tensor:

@@ -1,29 +1,40 @@
-"""Train the student from hard labels and the teacher's cached soft labels."""
+"""Train the student from hard labels and what the teacher answered (`data/teacher_*.npy`)."""
 
 from pathlib import Path
 
 import numpy as np
 
 from distillation.console import run
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 from distillation.losses import DistillationLoss
 from distillation.params import Params
+from distillation.records import read_manifest
 from distillation.student import train_student
-
-LOGITS = Path("data/teacher_logits.npy")
 
 
 def main(params: Params) -> str:
     """Write the weights, final metrics and history of the distilled student.
 
-    The loss is all in which this differs from `train_scratch`.
+    What the loss asks is all in which this differs from `train_scratch`.
     """
+    distill, manifest = params.distill, read_manifest("data/records")
+    soft_targets = [_read(Path("data/teacher_logits.npy")), _read(Path("data/teacher_features.npy"))]
+    expected = (sum(manifest.counts["train"].values()), params.views.count, len(manifest.classes))
+    if soft_targets[0].shape != expected:
+        raise InputError(
+            f"data/teacher_logits.npy has shape {soft_targets[0].shape}, should be {expected}: run `dvc repro`"
+        )
+    if distill.feature_weight == 0 or distill.alpha == 1:
+        del soft_targets[1]
+    loss = DistillationLoss(len(manifest.classes), distill.alpha, distill.temperature, distill.feature_weight)
+    return train_student("distill", "student_distilled", params, loss, soft_targets)
+
+
+def _read(path: Path) -> np.ndarray:
     try:
-        logits = np.load(LOGITS, allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{LOGITS} cannot be read ({error}): run `dvc repro`") from None
-    loss = DistillationLoss(params.distill.alpha, params.distill.temperature)
-    return train_student("distill", "student_distilled", params, logits, loss)
+        raise InputError(f"{path} cannot be read ({reason(error)}): run `dvc repro`, which makes it") from None
 
 
 if __name__ == "__main__":

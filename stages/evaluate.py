@@ -10,7 +10,7 @@ from sklearn.metrics import roc_curve
 from distillation.console import run
 from distillation.evaluation import accuracy_difference, reliability, score
 from distillation.files import replacing, write_json
-from distillation.inference import plain_images, predict
+from distillation.inference import forward_pass, plain_images, predict
 from distillation.models import load_weights, macs
 from distillation.params import Params
 from distillation.records import Records
@@ -34,7 +34,7 @@ def main(params: Params) -> str:
         )
         model = load_weights(build, f"models/{name}.weights.h5")
         images = plain_images(records, model.input_shape[1])
-        logits[name] = predict(model, images, len(records), f"evaluate: {name}")
+        logits[name] = predict(forward_pass(model), images, len(records), f"evaluate: {name}")
         metrics[name] = score(labels, logits[name]) | {"parameters": model.count_params(), "macs": macs(model)}
     predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
     for name in MODELS[1:]:

@@ -10,7 +10,7 @@ from keras import layers
 
 from distillation.console import run
 from distillation.files import replacing, write_json
-from distillation.inference import convert, plain_images, predict
+from distillation.inference import forward_pass, plain_images, predict, to_litert
 from distillation.models import load_weights
 from distillation.params import Params
 from distillation.records import Records
@@ -37,12 +37,10 @@ def main(params: Params) -> str:
         directory.mkdir()
         (directory / "classes.txt").write_text("\n".join(test.manifest.classes) + "\n")
         metrics = {}
-        for variant, prepare in _variants(plain_images(train, params.student.image_size)).items():
-            converter = convert(model, batch=1)
-            prepare(converter)
-            content = converter.convert()
+        for variant, configure in _variants(plain_images(train, params.student.image_size)).items():
+            content = to_litert(model, 1, configure)
             (directory / f"student_{variant}.tflite").write_bytes(content)
-            probabilities = predict(content, images, len(test), f"export: {variant}")
+            probabilities = predict(forward_pass(content), images, len(test), f"export: {variant}")
             metrics[variant] = {
                 "accuracy": float((probabilities.argmax(axis=1) == test.labels).mean()),
                 "bytes": len(content),

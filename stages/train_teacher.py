@@ -7,7 +7,8 @@ from keras import layers
 
 from distillation import training
 from distillation.console import run
-from distillation.inference import plain_images, predict, view_images
+from distillation.inference import forward_pass, plain_images, predict, view_images
+from distillation.losses import DistillationLoss
 from distillation.params import Params
 from distillation.records import Records
 from distillation.teacher import HEAD, build_teacher
@@ -35,13 +36,14 @@ def _train_whole(model: keras.Model, train: Records, validation: Records, params
         training.plain_batches(validation, teacher.image_size, teacher.batch_size),
         len(train),
         teacher,
+        DistillationLoss(len(train.manifest.classes)),
     )
 
 
 def _train_head(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
     """The backbone is frozen, so each view passes through it once, however many epochs the head trains."""
     teacher = params.teacher
-    backbone = keras.Model(model.input, model.get_layer(HEAD).input)
+    backbone = forward_pass(keras.Model(model.input, model.get_layer(HEAD).input))
     views = [plain_images(train, teacher.image_size)]
     for view in range(min(teacher.views, params.views.count)):
         views.append(view_images(train, teacher.image_size, params.views, view))
@@ -60,6 +62,7 @@ def _train_head(model: keras.Model, train: Records, validation: Records, params:
         tf.data.Dataset.from_tensors((held_out, validation.labels[:, None].astype(np.float32))),
         len(features) * len(train),
         teacher,
+        DistillationLoss(len(train.manifest.classes)),
     )
 
 
