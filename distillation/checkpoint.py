@@ -26,8 +26,10 @@ def fingerprint(stage: str) -> str:
     for dependency in definition["deps"]:
         path = Path(dependency)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(f"{file}={hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+            if file.is_dir():
+                continue
+            with file.open("rb") as content:
+                digest.update(f"{file}={hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

@@ -74,7 +74,12 @@ def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, in
 
 
 def stratified_split(
-    examples: Sequence[Example], validation_fraction: float, test_fraction: float, seed: int, max_images: int | None
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    max_images: int | None = None,
 ) -> dict[str, list[Example]]:
     """Split by rank of sha256(seed, id) within each class: the order of `examples` does not matter.
 
@@ -82,9 +87,9 @@ def stratified_split(
     comes back in id order and holds at least one picture of every class; `InputError` where a class
     has too few for that.
     """
-    share = 1 if max_images is None else min(1, max_images / len(examples))
+    share = 1 if max_images is None else min(1, max_images / max(1, len(examples)))
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
-    for label in sorted({example.label for example in examples}):
+    for label, name in enumerate(classes):
         of_class = sorted(
             (example for example in examples if example.label == label),
             key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest(),
@@ -92,7 +97,7 @@ def stratified_split(
         of_class = of_class[: max(3, round(len(of_class) * share))]
         validation, test = (max(1, round(len(of_class) * part)) for part in (validation_fraction, test_fraction))
         if len(of_class) < validation + test + 1:
-            raise InputError(f"class {label} has {len(of_class)} different images; it should have at least 3")
+            raise InputError(f"class {name} has {len(of_class)} different images; it should have at least 3")
         splits["test"] += of_class[:test]
         splits["validation"] += of_class[test : test + validation]
         splits["train"] += of_class[test + validation :]

@@ -12,7 +12,7 @@ from distillation.params import Params, Student
 from distillation.records import Records
 
 STEM_KERNEL = 5
-FEATURES = "features"  # the last feature map
+POOL = "pool"  # the layer that averages the last feature map
 
 
 def build_student(student: Student, classes: int) -> keras.Model:
@@ -29,8 +29,7 @@ def build_student(student: Student, classes: int) -> keras.Model:
     for channels in stages:
         for block in range(student.blocks):
             x = _residual_pair(x, channels, stride=2 if block == 0 else 1)
-    x = layers.Activation("linear", name=FEATURES)(x)
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D(name=POOL)(x)
     return keras.Model(inputs, layers.Dense(classes)(x), name="student")
 
 
@@ -73,7 +72,7 @@ def _with_projection(model: keras.Model, shape: Sequence[int]) -> keras.Model:
     The 1x1 convolution that does it is thrown away after training.
     """
     *size, channels = shape
-    features = model.get_layer(FEATURES).output
+    features = model.get_layer(POOL).input
     if features.shape[1:3] != tuple(size):
         features = layers.Resizing(*size)(features)
     features = layers.Conv2D(channels, 1, name="projection")(features)

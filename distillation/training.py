@@ -21,8 +21,6 @@ from distillation.views import augmented, plain
 CACHE_BYTES = 5 * 2**29  # 2.5 GiB: up to this, decoded pictures stay in memory
 SHUFFLE_BUFFER = 2**15  # encoded pictures, where the decoded ones don't fit
 
-Examples = tf.data.Dataset
-
 
 def set_seed(seed: int) -> None:
     """Seed every generator and make every operation deterministic, before a network is built."""
@@ -32,7 +30,7 @@ def set_seed(seed: int) -> None:
 
 def view_batches(
     records: Records, image_size: int, views: Views, training: Training, soft_targets: Sequence[np.ndarray] = ()
-) -> Callable[[range], Examples]:
+) -> Callable[[range], tf.data.Dataset]:
     """Training batches of augmented views with their targets, for any range of epochs.
 
     Epoch e shows view e mod `views.count` of every picture, in an order that is a function of
@@ -70,11 +68,11 @@ def view_batches(
 
 
 def shuffled_batches(
-    examples: Examples, buffer: int, training: Training, parse: Callable | None = None
-) -> Callable[[range], Examples]:
+    examples: tf.data.Dataset, buffer: int, training: Training, parse: Callable | None = None
+) -> Callable[[range], tf.data.Dataset]:
     """Full batches in another order each epoch, the order a function of (training.seed, epoch): (batch, epoch)."""
 
-    def of_epoch(epoch: int) -> Examples:
+    def of_epoch(epoch: int) -> tf.data.Dataset:
         seed = int(np.random.SeedSequence([training.seed, epoch]).generate_state(1)[0])
         shuffled = examples.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
         if parse is not None:
@@ -85,7 +83,7 @@ def shuffled_batches(
     return lambda epochs: functools.reduce(tf.data.Dataset.concatenate, map(of_epoch, epochs))
 
 
-def plain_batches(records: Records, image_size: int, batch_size: int) -> Examples:
+def plain_batches(records: Records, image_size: int, batch_size: int) -> tf.data.Dataset:
     """The plain view of every picture with its hard label, for validation; cached where it fits in memory."""
     image_size_on_disk = records.manifest.image_size
     decoded = records.dataset().map(lambda _, serialised: decode(serialised, image_size_on_disk), tf.data.AUTOTUNE)
@@ -99,8 +97,8 @@ def plain_batches(records: Records, image_size: int, batch_size: int) -> Example
 def fit(
     stage: str,
     model: keras.Model,
-    batches: Callable[[range], Examples],
-    validation: Examples,
+    batches: Callable[[range], tf.data.Dataset],
+    validation: tf.data.Dataset,
     images: int,
     training: Training,
     loss: DistillationLoss,

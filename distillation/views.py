@@ -12,7 +12,7 @@ import tensorflow as tf
 from distillation.params import Views
 
 MAX_ASPECT = 4 / 3  # of a random crop, either way
-CENTRE = 0.875  # side of the centre crop, by the picture's side
+CENTRE = 0.8  # side of the centre crop, by the picture's side: about the mean side of the random crops
 
 
 def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:

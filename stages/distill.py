@@ -32,7 +32,7 @@ def main(params: Params) -> str:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}): run `dvc repro`, which makes it") from None
 

@@ -39,10 +39,9 @@ def main(params: Params) -> str:
     with open_source(data) as source, ThreadPoolExecutor() as pool:
         pictures = progress(source.pictures, source.count, "prepare: reading images")
         examples, duplicates, conflicting = drop_duplicates(pool.map(to_example, pictures))
-    empty = [name for name, count in class_counts(examples, source.classes).items() if count == 0]
-    if empty:
-        raise InputError(f"{source.name} has no usable images of class {', '.join(empty)}")
-    splits = stratified_split(examples, data.validation_fraction, data.test_fraction, data.seed, data.max_images)
+    splits = stratified_split(
+        examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, data.max_images
+    )
     manifest = Manifest(
         classes=source.classes,
         counts={name: class_counts(split, source.classes) for name, split in splits.items()},
