@@ -1,0 +1,64 @@
+"""dvc.yaml against the code: no stage can go stale, and none reruns for nothing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+# What cannot change an out: the schema of the parameters (their values are DVC params), console output, errors.
+WITHOUT_EFFECT = {Path(f"distillation/{name}.py") for name in ("params", "console", "errors")}
+STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of the library that the file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = {Path(f"{name.replace('.', '/')}.py") for name in names if name.startswith("distillation.")}
+    return {file for file in files if file.is_file()}
+
+
+def library_files(script: Path) -> set[Path]:
+    """Files of the library that the script reaches, directly or not."""
+    reached, waiting = set(), [script]
+    while waiting:
+        found = imported_files(waiting.pop()) - reached
+        reached |= found
+        waiting += found
+    return reached - WITHOUT_EFFECT
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_graph(stage: str) -> None:
+    script = Path(f"stages/{stage}.py")
+    code = {Path(dep) for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert code == {script, *library_files(script)}
+
+
+def test_every_script_is_a_stage() -> None:
+    assert {path.stem for path in Path("stages").glob("[!_]*.py")} == set(STAGES)
+
+
+def test_every_leaf_parameter_is_read_by_a_stage_that_computes() -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    leaves = {f"{section}.{leaf}" for section, values in params.items() for leaf in values}
+    declared = {key for name, stage in STAGES.items() if name != "report" for key in stage["params"]}
+    assert declared == leaves
+
+
+def test_stages_declare_the_parameters_that_their_scripts_name() -> None:
+    """Every `params.section.leaf` or `section.leaf` that a script spells out stands in its params."""
+    sections = yaml.safe_load(Path("params.yaml").read_text())
+    for name, stage in STAGES.items():
+        if name == "report":
+            continue
+        for node in ast.walk(ast.parse(Path(f"stages/{name}.py").read_text())):
+            if isinstance(node, ast.Attribute):
+                owner = getattr(node.value, "attr", getattr(node.value, "id", None))
+                if owner in sections and node.attr in sections[owner]:
+                    assert f"{owner}.{node.attr}" in stage["params"], f"{name} reads {owner}.{node.attr}"
