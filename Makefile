@@ -1,14 +1,13 @@
 # make run     the pipeline on the embedded default, ending in a table
 # make test    all tests
 # make real    the full run on real photographs, published to results/cats_vs_dogs
-# make bench   what the claims about speed rest on
 # make lock    requirements.txt, anew from pyproject.toml
 
 PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
 REQUIREMENTS ?= requirements.txt
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test real bench lock environment
+.PHONY: run test real lock environment
 .ONESHELL:
 
 run: environment
@@ -20,9 +19,6 @@ test: environment
 real: environment
 	presets/run.sh cats_vs_dogs
 
-bench: environment
-	python -m benchmarks
-
 environment: .venv/installed
 
 .venv/installed: $(REQUIREMENTS) pyproject.toml
@@ -33,4 +29,4 @@ environment: .venv/installed
 	touch .venv/installed
 
 lock:
-	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.txt
+	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra cpu --extra dev pyproject.toml -o requirements.txt

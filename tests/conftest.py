@@ -1,0 +1,48 @@
+"""What several test files share; the tests run from the top of the repository."""
+
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # `stages` belongs to the repository, not to the installed package
+
+import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting from the output
+from distillation.params import Params, load_params  # noqa: E402
+from distillation.records import Manifest, Records, class_counts, stratified_split, write_records  # noqa: E402
+from helpers import random_examples  # noqa: E402
+
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("reproducible")
+
+CLASSES = ["ant", "bee", "cow"]
+IMAGE_SIZE = 40
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed parameters; `helpers.changed` makes a section with other values."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def records_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 random pictures of three classes: 24 to train on, 6 for validation, 6 for the test."""
+    directory = tmp_path_factory.mktemp("data") / "records"
+    splits = stratified_split(random_examples(36, len(CLASSES), IMAGE_SIZE), CLASSES, 0.2, 0.2, seed=0)
+    counts = {name: class_counts(split, CLASSES) for name, split in splits.items()}
+    write_records(directory, splits, Manifest(CLASSES, counts, IMAGE_SIZE, {"name": "random", "version": "1"}, 0, 0))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def records(records_directory: Path) -> Records:
+    """The training split of `records_directory`."""
+    return Records(records_directory, "train")
+
+
+@pytest.fixture(scope="session")
+def validation_records(records_directory: Path) -> Records:
+    return Records(records_directory, "validation")

@@ -1,0 +1,48 @@
+"""Functions that several test files share."""
+
+import io
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from distillation.records import Example, image_id
+
+Section = TypeVar("Section", bound=BaseModel)
+
+def changed(section: Section, **values: object) -> Section:
+    """`section` of the parameters with other values, validated."""
+    return type(section).model_validate(section.model_dump() | values)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """`image` as the content of a file of format `kind` (a name that Pillow knows)."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def random_picture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: coloured patches of 8 pixels, which a JPEG keeps well."""
+    patches = rng.integers(0, 256, (-(-size // 8), -(-size // 8), 3), np.uint8)
+    return patches.repeat(8, axis=0).repeat(8, axis=1)[:size, :size]
+
+
+def random_examples(count: int, classes: int, size: int = 32, seed: int = 0) -> list[Example]:
+    """`count` different pictures, the classes taking turns."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for number in range(count):
+        jpeg = encoded(Image.fromarray(random_picture(rng, size)), "JPEG", quality=95, subsampling=0)
+        examples.append(Example(image_id(jpeg), number % classes, f"picture {number}", jpeg))
+    return examples
+
+
+def bare_examples(count: int, classes: int, seed: int = 0) -> list[Example]:
+    """Like `random_examples`, with short bytes for pictures: enough to be split."""
+    contents = [f"{seed} {number}".encode() for number in range(count)]
+    return [
+        Example(image_id(content), number % classes, f"picture {number}", content)
+        for number, content in enumerate(contents)
+    ]

@@ -1,0 +1,50 @@
+"""The whole pipeline on a few hundred real photographs with an ImageNet teacher, as `dvc repro` runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_dvc import Clone, copy_of_the_working_tree
+
+SHARED = Path(__file__).parents[2] / "shared"
+DATA, WEIGHTS = SHARED / "tensorflow_datasets", SHARED / "keras"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (DATA / "cats_vs_dogs").is_dir() or not WEIGHTS.is_dir(),
+        reason="needs cats_vs_dogs photographs and ImageNet weights in ../shared (see README)",
+    ),
+]
+
+
+def test_pipeline_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(DATA))
+    monkeypatch.setenv("KERAS_HOME", str(WEIGHTS))
+    clone = Clone(tmp_path / "repository")
+    copy_of_the_working_tree(clone)
+    clone.set_params(
+        data={"name": "cats_vs_dogs", "max_images": 600, "image_size": 128, "test_fraction": 0.25},
+        views={"count": 2},
+        teacher={
+            "weights": "imagenet",
+            "width": 0.35,
+            "image_size": 128,
+            "views": 1,
+            "epochs": 20,
+            "learning_rate": 0.003,
+        },
+        student={"image_size": 48, "channels": [8, 16, 32], "epochs": 6, "batch_size": 32},
+    )
+    clone.run("dvc", "repro")
+    metrics = clone.metrics()
+    # Logistic regression on these features reaches 0.93 at 160 px; chance is 0.5.
+    assert metrics["teacher"]["accuracy"] > 0.8
+    assert metrics["teacher"]["roc_auc"] > 0.9
+    for student in ("student_scratch", "student_distilled"):
+        assert metrics[student]["roc_auc"] > 0.5
+        assert metrics["teacher"]["parameters"] >= 10 * metrics[student]["parameters"]
+    export = json.loads((clone.path / "metrics/export.json").read_text())
+    assert export["float32"]["max_abs_probability_error"] <= 1e-4
+    assert export["float32"]["accuracy"] == pytest.approx(metrics["student_distilled"]["accuracy"], abs=1e-6)
+    assert export["int8"]["accuracy"] == pytest.approx(metrics["student_distilled"]["accuracy"], abs=0.03)

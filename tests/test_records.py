@@ -1,0 +1,238 @@
+"""Records: what the split promises, the way through the shards and back, and damage that must not pass."""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import bare_examples, random_examples
+from PIL import Image
+
+from distillation import records
+from distillation.errors import InputError
+from distillation.records import (
+    Example,
+    Manifest,
+    Records,
+    class_counts,
+    decode,
+    drop_duplicates,
+    image_id,
+    read_manifest,
+    stratified_split,
+    write_records,
+)
+
+CLASSES = ["ant", "bee", "cow"]
+
+
+def split(examples: list[Example], seed: int = 0, **options: object) -> dict[str, list[Example]]:
+    return stratified_split(examples, CLASSES, 0.1, 0.2, seed, **options)
+
+
+def placed(splits: dict[str, list[Example]]) -> dict[str, str]:
+    """The split of each id."""
+    return {example.id: name for name, examples in splits.items() for example in examples}
+
+
+def write(directory: Path, splits: dict[str, list[Example]], image_size: int = 32) -> None:
+    counts = {name: class_counts(examples, CLASSES) for name, examples in splits.items()}
+    write_records(directory, splits, Manifest(CLASSES, counts, image_size, {"name": "test", "version": "1"}, 0, 0))
+
+
+@pytest.fixture
+def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of records whose training split has several shards."""
+    monkeypatch.setattr(records, "SHARD_IMAGES", 5)
+    write(tmp_path / "records", split(random_examples(24, 3)))
+    return tmp_path / "records"
+
+
+def shards(directory: Path) -> list[Path]:
+    return sorted(directory.glob("train-*.tfrecord"))
+
+
+def test_id_is_the_start_of_the_sha256_of_the_bytes():
+    # FIPS 180-2, appendix B.1: SHA-256 of "abc" is ba7816bf 8f01cfea 414140de ...
+    assert image_id(b"abc") == "ba7816bf8f01cfea"
+    assert image_id(b"abd") != image_id(b"abc")
+
+
+def test_of_equal_pictures_with_equal_labels_one_is_kept_whatever_their_order():
+    copies = [Example("1" * 16, 0, source, b"") for source in ("c", "a", "b")]
+    other = Example("0" * 16, 1, "d", b"")
+    assert drop_duplicates([*copies, other]) == ([other, copies[1]], 2, 0)
+    assert drop_duplicates([other, *reversed(copies)]) == ([other, copies[1]], 2, 0)
+
+
+def test_of_equal_pictures_with_contradicting_labels_none_is_kept():
+    contradicting = [Example("1" * 16, label, f"{number}", b"") for number, label in enumerate((0, 1, 0))]
+    other = Example("2" * 16, 1, "d", b"")
+    assert drop_duplicates([*contradicting, other]) == ([other], 0, 3)
+
+
+def test_without_duplicates_everything_is_kept_in_id_order():
+    examples = bare_examples(20, 3)
+    kept, *dropped = drop_duplicates(examples)
+    assert kept == sorted(examples, key=lambda example: example.id)
+    assert dropped == [0, 0]
+
+
+def test_split_does_not_depend_on_the_order_of_its_input():
+    examples = bare_examples(100, 3)
+    shuffled = [examples[number] for number in np.random.default_rng(0).permutation(100)]
+    assert split(shuffled) == split(examples)
+    assert split(shuffled, max_images=50) == split(examples, max_images=50)
+
+
+@pytest.mark.parametrize("count", [9, 10, 57, 400])
+def test_split_is_complete_disjoint_sorted_and_stratified(count: int):
+    examples = bare_examples(count, 3)
+    splits = split(examples)
+    members = [example for part in splits.values() for example in part]
+    assert sorted(members, key=lambda example: example.id) == sorted(examples, key=lambda example: example.id)
+    assert list(splits) == ["train", "validation", "test"]
+    for part in splits.values():
+        assert [example.id for example in part] == sorted(example.id for example in part)
+    sizes = Counter(example.label for example in examples)
+    for name, fraction in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        found = Counter(example.label for example in splits[name])
+        for label in range(3):
+            assert found[label] >= 1
+            assert abs(found[label] - fraction * sizes[label]) <= 1
+
+
+def test_one_more_picture_moves_at_most_two_others():
+    examples = bare_examples(101, 3)
+    before = placed(split(examples[:-1]))
+    for stranger in bare_examples(20, 3, seed=1):
+        after = placed(split([*examples[:-1], stranger]))
+        assert sum(after[name] != part for name, part in before.items()) <= 2
+
+
+def test_another_seed_gives_another_split_of_the_same_sizes():
+    examples = bare_examples(300, 3)
+    first, second = split(examples, seed=0), split(examples, seed=1)
+    assert {name: len(part) for name, part in first.items()} == {name: len(part) for name, part in second.items()}
+    # Two independent splits put a picture into the same part with odds 0.7^2 + 0.1^2 + 0.2^2 = 0.54.
+    one, other = placed(first), placed(second)
+    assert 0.4 < np.mean([one[name] == other[name] for name in one]) < 0.68
+
+
+def test_max_images_takes_a_stratified_part_of_every_class():
+    examples = [*bare_examples(300, 3), *bare_examples(100, 1, seed=1)]  # 200, 100 and 100
+    members = [example for part in split(examples, max_images=80).values() for example in part]
+    assert Counter(example.label for example in members) == {0: 40, 1: 20, 2: 20}
+    assert {example.id for example in members} <= {example.id for example in examples}
+    assert split(examples, max_images=400) == split(examples)
+    assert split(examples, max_images=4000) == split(examples)
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one():
+    examples = bare_examples(300, 3)
+    smaller, larger = (placed(split(examples, max_images=count)).keys() for count in (60, 120))
+    assert smaller < larger
+
+
+def test_class_with_too_few_pictures_is_named():
+    examples = [example for example in bare_examples(30, 3) if example.label != 1]
+    two = [Example(image_id(content), 1, "", content) for content in (b"a", b"b")]
+    for few in ([], two):
+        with pytest.raises(InputError, match=f"class bee has {len(few)} .*at least 3"):
+            split([*examples, *few])
+
+
+@pytest.mark.parametrize("fractions", [(0.4, 0.5), (0.5, 0.4), (0.45, 0.45)])
+def test_what_a_class_is_said_to_need_is_enough(fractions: tuple[float, float]):
+    """Whoever mends the data as the message says must not meet the message again."""
+    examples = bare_examples(12, 3)
+    with_needed = examples
+    try:
+        stratified_split(examples[:9], CLASSES, *fractions, seed=0)
+    except InputError as error:
+        needed = int(str(error).split("at least ")[1].split()[0])
+        with_needed = examples[: 3 * needed]
+    assert all(stratified_split(with_needed, CLASSES, *fractions, seed=0).values())
+
+
+def test_class_counts_include_zeros():
+    assert class_counts(bare_examples(4, 2), CLASSES) == {"ant": 2, "bee": 2, "cow": 0}
+
+
+def test_records_come_back_in_id_order_through_several_shards(sharded: Path):
+    expected = split(random_examples(24, 3))["train"]
+    assert [path.name for path in shards(sharded)] == [f"train-{shard:05d}-of-00004.tfrecord" for shard in range(4)]
+    read = Records(sharded, "train")
+    assert len(read) == len(expected)
+    assert read.ids.tolist() == sorted(read.ids) == [example.id for example in expected]
+    assert read.labels.tolist() == [example.label for example in expected]
+    assert read.sources.tolist() == [example.source for example in expected]
+    assert read.manifest.classes == CLASSES
+    assert int(read.dataset().cardinality()) == len(expected)
+    for (number, serialised), (index, example) in zip(read.dataset(), enumerate(expected), strict=True):
+        decoded = decode(serialised, 32)
+        assert (int(number), decoded["id"].numpy().decode(), int(decoded["label"])) == (index, example.id, example.label)
+        by_pillow = np.asarray(Image.open(io.BytesIO(example.jpeg)), int)
+        assert np.abs(decoded["image"].numpy() - by_pillow).max() <= 1
+
+
+def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
+    write(tmp_path / "again", split(random_examples(24, 3)))
+    digests = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+        for directory in (sharded, tmp_path / "again")
+    ]
+    assert len(digests[0]) > 4
+    assert digests[0] == digests[1]
+
+
+def test_truncated_shard_is_refused(sharded: Path):
+    shard = shards(sharded)[1]
+    content = shard.read_bytes()
+    for length in (len(content) // 2, len(content) - 1, 5):
+        shard.write_bytes(content[:length])
+        with pytest.raises(InputError, match="train"):
+            Records(sharded, "train")
+
+
+@pytest.mark.parametrize("place", [0, 9, 40, 500, -2])
+def test_flipped_bits_are_noticed(sharded: Path, place: int):
+    shard = shards(sharded)[-1]
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 0x10
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match="train.*corrupt"):
+        Records(sharded, "train")
+
+
+def test_missing_shards_are_noticed(sharded: Path):
+    shards(sharded)[2].unlink()
+    with pytest.raises(InputError, match="hold 11 images; manifest.json says 16"):
+        Records(sharded, "train")
+    for shard in shards(sharded):
+        shard.unlink()
+    with pytest.raises(InputError, match="hold 0 images; manifest.json says 16"):
+        Records(sharded, "train")
+
+
+def test_count_that_the_shards_do_not_hold_is_noticed(sharded: Path):
+    manifest = json.loads((sharded / "manifest.json").read_text())
+    manifest["counts"]["train"]["bee"] += 1
+    (sharded / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="manifest.json says"):
+        Records(sharded, "train")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"classes": ["a", "b"]}', '{"colour": 1}', "3", "null"])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match="manifest.json"):
+        read_manifest(tmp_path)
+
+
+def test_missing_records_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match="manifest.json is missing.*dvc repro"):
+        Records(tmp_path / "nowhere", "train")

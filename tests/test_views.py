@@ -1,0 +1,201 @@
+"""Views: the generator against published numbers, the crops against pictures on which they can be read off."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import changed, random_picture
+from PIL import Image
+from scipy.ndimage import map_coordinates
+from scipy.stats import binomtest, kstest
+
+from distillation.params import Params, Views
+from distillation.records import image_id
+from distillation.views import augmented, plain, splitmix64, uniforms
+
+MASK = 2**64 - 1
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def mix(state: int) -> int:
+    """SplitMix64's mixer in Python's integers."""
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    state = (state ^ state >> 27) * 0x94D049BB133111EB & MASK
+    return state ^ state >> 31
+
+
+def stream(seed: int, count: int) -> list[int]:
+    return [mix(seed + step * GAMMA & MASK) for step in range(1, count + 1)]
+
+
+def ids(count: int) -> np.ndarray:
+    return np.array([image_id(b"%d" % number) for number in range(count)], dtype=bytes)
+
+
+def ramps(count: int, side: int = 33) -> np.ndarray:
+    """Pictures whose red is x and whose green is y, both from 0 to 200, so that a crop tells its box."""
+    x, y = np.meshgrid(*2 * [np.linspace(0, 200, side, dtype=np.float32)])
+    return np.broadcast_to(np.stack([x, y, np.full_like(x, 100)], axis=-1), (count, side, side, 3))
+
+
+def boxes(count: int, views: Views, view: int = 0, size: int = 2) -> np.ndarray:
+    """(count, 4): left, right, top, bottom of the crops in 0..1, left > right where the crop is flipped."""
+    crops = augmented(ramps(count), ids(count), view, size, views).numpy() / 200
+    return np.stack([crops[:, 0, 0, 0], crops[:, 0, -1, 0], crops[:, 0, 0, 1], crops[:, -1, 0, 1]], axis=1)
+
+
+@pytest.fixture
+def views(params: Params) -> Views:
+    return changed(params.views, count=3, min_area=0.3, colour=0.2, seed=7)
+
+
+@pytest.fixture
+def colourless(views: Views) -> Views:
+    return changed(views, colour=0.0)
+
+
+def test_splitmix64_gives_the_published_stream():
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    numbers = splitmix64(tf.constant(1234567, tf.uint64), tf.constant([1, 2, 3, 4, 5], tf.uint64))
+    assert numbers.numpy().tolist() == published
+
+
+def test_splitmix64_equals_integer_arithmetic_for_any_seed():
+    seeds = [0, 1, MASK, *np.random.default_rng(0).integers(0, MASK, 20, np.uint64, endpoint=True).tolist()]
+    steps = np.arange(1, 9, dtype=np.uint64)
+    numbers = splitmix64(np.array(seeds, np.uint64)[:, None], steps)
+    assert numbers.numpy().tolist() == [stream(seed, 8) for seed in seeds]
+
+
+def test_uniforms_are_the_stream_from_the_mixed_seed_id_and_view():
+    names = ids(4)
+    numbers = uniforms(42, names, tf.constant([0, 1, 2, 999]), 5).numpy()
+    for row, name, view in zip(numbers, names, (0, 1, 2, 999), strict=True):
+        state = 42
+        for word in (int.from_bytes(name[:8], "little"), int.from_bytes(name[8:], "little"), view):
+            state = mix(mix(state + GAMMA & MASK) ^ word)
+        assert row.tolist() == [(number >> 40) / 2**24 for number in stream(state, 5)]
+
+
+def test_uniforms_do_not_depend_on_the_rest_of_the_batch():
+    names = ids(20)
+    together = uniforms(3, names, 5, 8).numpy()
+    order = np.random.default_rng(0).permutation(20)
+    assert np.array_equal(uniforms(3, names[order], 5, 8), together[order])
+    alone = [uniforms(3, names[number : number + 1], 5, 8)[0] for number in range(20)]
+    assert np.array_equal(alone, together)
+    assert np.array_equal(uniforms(3, names, tf.fill([20], 5), 4), together[:, :4])
+
+
+def test_uniforms_differ_by_seed_id_and_view():
+    names = ids(500)
+    drawn = [uniforms(seed, names, view, 4).numpy() for seed in (0, 1, 2**31 - 1) for view in (0, 1, 2)]
+    rows = np.concatenate(drawn)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    correlations = np.corrcoef(np.concatenate(drawn, axis=1), rowvar=False)
+    assert np.abs(correlations - np.eye(len(correlations))).max() < 5 / np.sqrt(len(names))
+
+
+def test_uniforms_are_uniform_in_the_half_open_unit_interval():
+    numbers = uniforms(0, ids(4000), 1, 8).numpy()
+    assert numbers.dtype == np.float32
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert kstest(numbers.ravel(), "uniform").pvalue > 0.01
+    assert min(kstest(column, "uniform").pvalue for column in numbers.T) > 0.001
+
+
+def test_view_shows_the_same_crop_and_colours_at_any_size(views: Views):
+    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(6)])
+    small = augmented(pictures, ids(6), 2, 17, views).numpy()
+    large = augmented(pictures, ids(6), 2, 33, views).numpy()
+    np.testing.assert_allclose(large[:, ::2, ::2], small, atol=0.05)
+    np.testing.assert_allclose(boxes(50, changed(views, colour=0), size=48), boxes(50, changed(views, colour=0)), atol=1e-5)
+
+
+def test_view_of_a_picture_does_not_depend_on_its_batch(views: Views):
+    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(5)])
+    together = augmented(pictures, ids(5), 1, 24, views).numpy()
+    for number in (4, 0, 2):
+        alone = augmented(pictures[number : number + 1], ids(5)[number : number + 1], 1, 24, views)
+        assert np.array_equal(alone[0], together[number])
+    assert not np.array_equal(augmented(pictures, ids(5), 2, 24, views), together)
+
+
+def test_crop_equals_interpolation_by_scipy(colourless: Views):
+    picture = random_picture(np.random.default_rng(0), 40)
+    crops = augmented(np.stack(8 * [picture]), ids(8), 0, 20, colourless).numpy()
+    for crop, (left, right, top, bottom) in zip(crops, boxes(8, colourless), strict=True):
+        y, x = np.meshgrid(np.linspace(top, bottom, 20) * 39, np.linspace(left, right, 20) * 39, indexing="ij")
+        for channel in range(3):
+            expected = map_coordinates(picture[..., channel].astype(float), [y, x], order=1, mode="nearest")
+            np.testing.assert_allclose(crop[..., channel], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("min_area", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_crops_show_at_least_min_area_and_stay_inside(colourless: Views, min_area: float):
+    drawn = boxes(2000, changed(colourless, min_area=min_area))
+    assert drawn.min() >= -1e-5
+    assert drawn.max() <= 1 + 1e-5
+    width, height = np.abs(drawn[:, 1] - drawn[:, 0]), drawn[:, 3] - drawn[:, 2]
+    assert (width * height).min() >= min_area - 1e-4
+    assert (width / height).min() >= 3 / 4 - 1e-3
+    assert (width / height).max() <= 4 / 3 + 1e-3
+
+
+def test_crops_reach_from_the_smallest_area_to_nearly_the_whole_picture(colourless: Views):
+    left, right, top, bottom = boxes(2000, changed(colourless, min_area=0.2)).T
+    areas = np.abs(right - left) * (bottom - top)
+    assert areas.min() < 0.22
+    assert areas.max() > 0.95
+    assert 0.57 < areas.mean() < 0.62  # 0.6 for a uniform area, a little less where a crop meets the edges
+    # Crops lie anywhere: as much of the picture is left over on either side.
+    left, right = np.minimum(left, right), np.maximum(left, right)
+    assert abs((left - (1 - right)).mean()) < 0.02
+    assert abs((top - (1 - bottom)).mean()) < 0.02
+
+
+def test_half_of_the_crops_are_flipped(colourless: Views):
+    left, right, *_ = boxes(2000, colourless).T
+    assert binomtest(int((left > right).sum()), 2000).pvalue > 0.001
+
+
+def test_without_crop_colour_and_flip_a_view_is_the_whole_picture(colourless: Views):
+    everything = changed(colourless, min_area=1.0)
+    upright = np.flatnonzero(np.diff(boxes(20, everything)[:, :2], axis=1)[:, 0] > 0)[:5]
+    picture = random_picture(np.random.default_rng(0), 40)
+    crops = augmented(np.stack(5 * [picture]), ids(20)[upright], 0, 40, everything).numpy()
+    np.testing.assert_allclose(crops, np.stack(5 * [picture]), atol=0.1)
+
+
+def test_colours_stay_in_range_and_grey_stays_grey(views: Views):
+    vivid = changed(views, colour=0.9)
+    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(30)])
+    seen = augmented(pictures, ids(30), 0, 20, vivid).numpy()
+    assert seen.min() >= 0
+    assert seen.max() <= 255
+    assert (seen == 255).any()
+    grey = augmented(pictures[..., :1].repeat(3, axis=-1), ids(30), 0, 20, vivid).numpy()
+    np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
+
+
+def test_mid_grey_shows_the_brightness_factor_alone(views: Views):
+    middle = np.full((1000, 2, 2, 3), 127.5, np.float32)
+    factors = augmented(middle, ids(1000), 0, 1, views).numpy()[:, 0, 0, 0] / 127.5
+    assert kstest(factors, "uniform", (1 - views.colour, 2 * views.colour)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("size", [32, 48, 96])
+def test_plain_view_is_the_centre_resized_as_pillow_does(size: int):
+    pictures = np.stack([random_picture(np.random.default_rng(number), 80) for number in range(3)])
+    seen = plain(pictures, size).numpy()
+    assert seen.shape == (3, size, size, 3)
+    for view, picture in zip(seen, pictures, strict=True):
+        centre = Image.fromarray(picture).crop((8, 8, 72, 72))  # 0.8 of the side
+        expected = np.asarray(centre.resize((size, size), Image.Resampling.BILINEAR), float)
+        np.testing.assert_allclose(view, expected, atol=1.5)  # Pillow rounds twice
