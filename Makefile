@@ -3,7 +3,9 @@
 # make real    the full run on real photographs, published to results/cats_vs_dogs
 # make lock    requirements.txt, anew from pyproject.toml
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 REQUIREMENTS ?= requirements.txt
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -22,8 +24,8 @@ real: environment
 environment: .venv/installed
 
 .venv/installed: $(REQUIREMENTS) pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or 3.12 is needed, and this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info[:2] not in ((3, 11), (3, 12)) else 0)' || exit 1
-	$(PYTHON) -m venv .venv || exit 1
+	"$(PYTHON)" -c '$(SUPPORTED)' || { echo "error: Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv || exit 1
 	python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) || exit 1
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1
 	touch .venv/installed

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+import yaml
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
@@ -37,8 +38,8 @@ CAPTIONS = {
     "views": "A training picture: the plain view, on which models are validated and tested, and augmented views. "
     "Teacher and student see the same views, each at its own resolution.",
     "disagreements": "Test pictures, and the probability that each model gives to the class they are labelled with.",
-    "soft_labels": "The teacher's answers to four test pictures, softened by temperature T; black is the labelled "
-    "class. At higher T the student learns more from what the teacher thinks of the other classes.",
+    "soft_labels": "What the teacher answers to test pictures, softened by temperature T; black is the labelled "
+    "class. This run distils at T = {temperature:g}.",
 }
 
 STYLE = """
@@ -46,15 +47,14 @@ body { max-width: 900px; margin: 3rem auto; padding: 0 1rem; color: #1a1a1a; bac
        font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .answer { font-size: 1.15rem; border-left: 4px solid #0072b2; padding-left: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; } thead th { vertical-align: bottom; }
-figure { margin: 2rem 0; } figcaption { color: #555; font-size: .9rem; max-width: 44rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem 1rem .3rem 0; text-align: right; vertical-align: bottom; border-bottom: 1px solid #ddd; }
+td, tbody th { white-space: nowrap; font-weight: normal; } th:first-child { text-align: left; }
+figure { margin: 2.5rem 0; } figcaption { color: #555; font-size: .9rem; max-width: 44rem; }
 img { max-width: 100%; height: auto; background: #fff; }
-code, pre { font: .9em ui-monospace, Menlo, Consolas, monospace; } pre { padding: .8rem; background: #f4f4f4; }
-@media (prefers-color-scheme: dark) {
-  body { color: #ddd; background: #181818; } figcaption { color: #aaa; }
+code, pre { font: .9em ui-monospace, Menlo, Consolas, monospace; } pre { padding: 1rem; background: #f4f4f4; }
+pre { columns: 2; overflow-x: auto; }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; } figcaption { color: #aaa; }
   th, td { border-color: #444; } pre { background: #262626; } }
 """
 
@@ -146,14 +146,14 @@ def _comparison(metrics: dict) -> pd.DataFrame:
     for name, text in MODELS.items():
         row = metrics[name]
         rows[text] = {
-            "test accuracy": f"{row['accuracy']:.1%}",
-            "95 % interval": f"{100 * row['accuracy_ci_low']:.1f} to {100 * row['accuracy_ci_high']:.1f}%",
+            "test accuracy": f"{100 * row['accuracy']:.1f} %",
+            "95 % interval": f"{100 * row['accuracy_ci_low']:.1f} to {100 * row['accuracy_ci_high']:.1f} %",
             "ECE": f"{row['ece']:.3f}",
             "parameters": f"{row['parameters']:,}",
             "MACs": f"{row['macs'] / 1e6:,.1f} M",
             "cross-entropy": f"{row['nll']:.3f}",
             "ROC AUC": f"{row['roc_auc']:.3f}",
-            "agrees with teacher": f"{row['agreement_with_teacher']:.1%}" if "agreement_with_teacher" in row else "",
+            "agrees with teacher": f"{100 * row['agreement_with_teacher']:.1f} %" if name != "teacher" else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -161,34 +161,35 @@ def _comparison(metrics: dict) -> pd.DataFrame:
 def _exported(export: dict) -> pd.DataFrame:
     rows = {
         f"student_{variant}.tflite": {
-            "test accuracy": f"{row['accuracy']:.1%}",
+            "test accuracy": f"{100 * row['accuracy']:.1f} %",
             "size": f"{row['bytes'] / 1000:,.1f} kB",
             "largest error of a probability": f"{row['max_abs_probability_error']:.2g}",
         }
-        for variant, row in export.items()
+        for variant, row in sorted(export.items(), key=lambda item: -item[1]["bytes"])
     }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _describe(train: Records, test: Records) -> str:
-    manifest = train.manifest
-    return f"{' '.join(manifest.source.values())}: {len(train):,} training and {len(test):,} test pictures of {len(manifest.classes)} classes"
+    source, classes = train.manifest.source, len(train.manifest.classes)
+    name = f"{source['name']} {source['version']}".strip()  # a folder has no version
+    return f"{name}: {len(train):,} training and {len(test):,} test pictures of {classes} classes"
 
 
 def _gain(metrics: dict) -> str:
     gain = metrics["distilled_minus_scratch"]
     value, low, high = (f"{100 * gain[key]:+.1f}" for key in ("accuracy", "ci_low", "ci_high"))
     p = "p < 0.001" if gain["p_value"] < 0.001 else f"p = {gain['p_value']:.2g}"
-    return f"distilled - scratch: {value} points (95 % interval {low} to {high}, {p})"
+    return f"distilled minus scratch: {value} points (95 % interval {low} to {high}, {p})"
 
 
 def _verdict(metrics: dict) -> str:
     """One sentence; clear is what both the interval and McNemar's test find clear."""
     gain = metrics["distilled_minus_scratch"]
     if gain["p_value"] < 0.05 and gain["ci_low"] > 0:
-        return "Distillation helped: the gain is larger than chance in the test pictures explains."
+        return "Distillation helped: the gain exceeds what the choice of test pictures explains."
     if gain["p_value"] < 0.05 and gain["ci_high"] < 0:
-        return "Distillation hurt: the loss is larger than chance in the test pictures explains."
+        return "Distillation hurt: the loss exceeds what the choice of test pictures explains."
     return "Undecided: these test pictures cannot tell the two students apart."
 
 
@@ -198,49 +199,49 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def _html(params: Params, metrics: dict, data: str, table: pd.DataFrame, export: pd.DataFrame, drawn: dict) -> str:
-    settings = pd.DataFrame(
-        [
-            (f"{section}.{key}", "null" if value is None else str(value))
-            for section, values in params.model_dump().items()
-            for key, value in values.items()
-        ],
-        columns=["parameter", "value"],
-    )
+    settings = yaml.safe_dump(params.model_dump(), sort_keys=False)
     accuracies = ", ".join(f"{name} {row['test accuracy']} ({row['95 % interval']})" for name, row in table.iterrows())
     ratio = metrics["compression"]
-    images = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode((FIGURES / f"{name}.png").read_bytes()).decode()}" '
-        f'width="{PIXELS_PER_INCH * figure.get_figwidth():.0f}" alt="{escape(CAPTIONS[name])}">'
-        f"<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>\n"
-        for name, figure in drawn.items()
-    )
+    images = ""
+    for name, figure in drawn.items():
+        png = base64.b64encode((FIGURES / f"{name}.png").read_bytes()).decode()
+        caption = _text(CAPTIONS[name].format(temperature=params.distill.temperature))
+        width = round(PIXELS_PER_INCH * figure.get_figwidth())
+        images += f'<figure><img src="data:image/png;base64,{png}" width="{width}" alt="{name}">\n'
+        images += f"<figcaption>{caption}</figcaption></figure>\n"
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Distilled or from scratch?</title><style>{STYLE}</style></head>
 <body>
 <h1>Does a small student learn more from a teacher than from the labels alone?</h1>
-<p>{escape(data)}.</p>
-<p class="answer"><strong>{escape(_verdict(metrics))}</strong><br>{escape(_gain(metrics))}.</p>
-<p>Test accuracy, with 95 % interval: {escape(accuracies)}. The teacher has {ratio["parameters"]:,.1f} times the
-student's parameters and {ratio["macs"]:,.1f} times its multiply-accumulates. The intervals speak for other test
-pictures, not for another training run: only other values of <code>student.seed</code> show how much that varies.</p>
+<p>{_text(data)}.</p>
+<p class="answer"><strong>{_verdict(metrics)}</strong><br>{_text(_gain(metrics)).capitalize()}.</p>
+<p>Test accuracy, with 95&nbsp;% interval: {_text(accuracies)}. The teacher has {ratio["parameters"]:,.1f} times the
+student's parameters and {ratio["macs"]:,.1f} times its multiply-accumulates (MACs).</p>
+<p>The intervals say what other test pictures might have shown. How much another training run might differ, only other
+values of <code>student.seed</code> can tell.</p>
 <h2>Comparison</h2>
 {_table(table)}
-<p>The intervals of accuracies are Wilson's; that of the gain is a paired bootstrap, its p-value McNemar's exact test.</p>
+<p>Intervals of accuracies are Wilson's; the gain has a paired bootstrap and McNemar's exact test. ECE is the expected
+calibration error.</p>
 <h2>Exported student</h2>
 {_table(export)}
-<p>Largest error: against the probabilities of the Keras model, over all test pictures and classes.</p>
+<p>The largest error is that against the Keras model, over all test pictures and classes.</p>
 <h2>Figures</h2>
-{images}<h2>Settings</h2>
-<p>To repeat this run, put these values into <code>params.yaml</code> and run <code>dvc repro</code>. To try another
-one, run for instance:</p>
-<pre>dvc exp run -S distill.alpha=0.3
-dvc exp show --only-changed</pre>
-{_table(settings.set_index("parameter").rename_axis(None))}
+{images}<h2>To repeat it</h2>
+<p>Put these settings into <code>params.yaml</code> and run <code>dvc repro</code>. To try another value,
+<code>dvc exp run -S distill.alpha=0.3</code>; then <code>dvc exp show --only-changed</code> and
+<code>dvc metrics diff</code> compare.</p>
+<pre>{escape(settings)}</pre>
 </body>
 </html>
 """
+
+
+def _text(text: str) -> str:
+    """Escaped, with minus signs, and per cent signs that stay with their numbers."""
+    return escape(text).replace(" -", " \N{MINUS SIGN}").replace(" %", "&nbsp;%")
 
 
 def _table(table: pd.DataFrame) -> str:
