@@ -31,6 +31,7 @@ _styled = style.context(
         "default",
         {
             "font.size": 8,
+            "text.parse_math": False,  # class names may hold dollar signs
             "axes.titlesize": 8,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -185,7 +186,7 @@ def soft_labels(
         shown = np.sort(np.argsort(-row, kind="stable")[:CLASSES_SHOWN])
         for axes, temperature in zip(charts, TEMPERATURES, strict=True):
             _bars(axes, softmax(row / temperature)[shown], [COLOURS["teacher"] if c == label else GREY for c in shown])
-        charts[0].set_yticks(range(len(shown)), [_short(classes[number]) for number in shown], fontsize=7)
+        charts[0].set_yticks(range(len(shown)), [_short(classes[number], 18, 1) for number in shown], fontsize=6.5)
     for axes, temperature in zip(panels[0, 1:], TEMPERATURES, strict=True):
         axes.set_title(f"T = {temperature}")
     return figure
@@ -296,9 +297,9 @@ def _log_axis(axes: Axes, values: Sequence[float], label: str, unit: str = "") -
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _short(name: str) -> str:
-    """A class name in at most two lines that fit over a small picture."""
-    return textwrap.fill(name.replace("_", " "), 14, max_lines=2, placeholder="…")
+def _short(name: str, width: int = 14, lines: int = 2) -> str:
+    """A class name in at most `lines` lines of `width` characters; by default it fits over a small picture."""
+    return textwrap.fill(name.replace("_", " "), width, max_lines=lines, placeholder="…")
 
 
 def _without_axes(figure: Figure) -> Figure:

@@ -85,7 +85,7 @@ def _draw(params: Params, metrics: dict, export: dict, train: Records, test: Rec
     labelled["label"] = classes[labels]
     contested = {
         "The models disagree most": differently,
-        "Of the others, the teacher contradicts the label most": against,
+        "Of the others, the teacher believes the label least": against,
     }
     sample = figures.balanced(train.labels, 50)
     telling = figures.telling(labels, logits["teacher"])
@@ -124,7 +124,7 @@ def _logits(test: Records) -> dict[str, np.ndarray]:
 def _pictures(records: Records, numbers: Sequence[int]) -> np.ndarray:
     """Pictures (n, size, size, 3) uint8 by their numbers in id order."""
     wanted = tf.constant(numbers, tf.int64)
-    found = records.dataset().filter(lambda number, _: tf.reduce_any(number == wanted))
+    found = records.dataset().take(max(numbers) + 1).filter(lambda number, _: tf.reduce_any(number == wanted))
     images = {
         int(number): decode(serialised, records.manifest.image_size)["image"].numpy() for number, serialised in found
     }
