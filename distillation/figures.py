@@ -217,7 +217,7 @@ def cost(metrics: dict, export: dict) -> Figure:
 
 @_styled
 def reliability(rows: dict[str, list[dict]], metrics: dict) -> Figure:
-    """Accuracy against confidence, a panel per model; the area of a dot is its bin's share of the pictures.
+    """Accuracy against confidence, a panel per model; the area of a dot grows with its bin's share of pictures.
 
     Args:
         rows: by model, the rows of `plots/reliability/*.json`.
@@ -244,7 +244,7 @@ def balanced(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def contested(probabilities: pd.DataFrame, count: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the pictures that the models judge most differently, and of those the teacher contradicts most.
+    """Numbers of the pictures that the models judge most differently, and of those whose label the teacher doubts.
 
     Args:
         probabilities: (n, models), what each gives to the labelled class.

@@ -81,7 +81,7 @@ class Teacher(Training):
 
 
 class Student(Training):
-    """The compact CNN (`distillation/models.py`) and the budget of both of its trainings."""
+    """The compact CNN (`distillation/student.py`) and the budget of both of its trainings."""
 
     image_size: Pixels
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)]

@@ -33,13 +33,13 @@ CAPTIONS = {
     "cost": "Test accuracy (with 95 % intervals) against cost. The students cost the same and are drawn side by side. "
     "On the right, the LiteRT files of the distilled student.",
     "reliability": "How often a model is right, by how sure it is; on the dashed line the two agree. The area of a dot "
-    "is the share of test pictures in its bin. ECE: expected calibration error.",
+    "grows with the share of test pictures in its bin. ECE: expected calibration error.",
     "montage": "Training pictures, taken from the classes in turn.",
     "views": "A training picture: the plain view, on which models are validated and tested, and augmented views. "
     "Teacher and student see the same views, each at its own resolution.",
     "disagreements": "Test pictures, and the probability that each model gives to the class they are labelled with.",
     "soft_labels": "What the teacher answers to test pictures, softened by temperature T; black is the labelled "
-    "class. This run distils at T = {temperature:g}.",
+    "class (of many classes, the likeliest are shown). This run distils at T = {temperature:g}.",
 }
 
 STYLE = """
@@ -223,8 +223,8 @@ student's parameters and {ratio["macs"]:,.1f} times its multiply-accumulates (MA
 values of <code>student.seed</code> can tell.</p>
 <h2>Comparison</h2>
 {_table(table)}
-<p>Intervals of accuracies are Wilson's; the gain has a paired bootstrap and McNemar's exact test. ECE is the expected
-calibration error.</p>
+<p>Intervals of accuracies are Wilson's. The gain's interval is from a paired bootstrap, its p-value from McNemar's
+exact test. ECE is the expected calibration error.</p>
 <h2>Exported student</h2>
 {_table(export)}
 <p>The largest error is that against the Keras model, over all test pictures and classes.</p>

@@ -211,7 +211,7 @@ scalars = (
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3))
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.sampled_from(LEAVES), values)
 @example(("student", "learning_rate"), 10**400)
 @example(("data", "name"), {"two\nlines": 1})
@@ -228,7 +228,7 @@ def test_any_value_is_accepted_or_named_in_one_line(
         assert leaf[1] in str(error)
 
 
-@settings(max_examples=200)
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 @example("two\nlines")
 def test_any_unknown_key_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, key: str):

@@ -1,0 +1,215 @@
+"""Networks: published sizes, a hand-counted one, and LiteRT against Keras."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import changed
+from keras import layers
+
+from distillation import student as students
+from distillation.errors import InputError
+from distillation.inference import BATCH, forward_pass, plain_images, predict, to_litert, view_images
+from distillation.models import load_weights, macs
+from distillation.params import Params, load_params
+from distillation.records import Records, decode
+from distillation.student import POOL, build_student
+from distillation.teacher import HEAD, build_teacher
+from distillation.views import augmented, plain
+
+
+@pytest.fixture(scope="module")
+def preset() -> Params:
+    return load_params("presets/cats_vs_dogs.yaml")
+
+
+@pytest.fixture(scope="module")
+def small(params: Params) -> keras.Model:
+    """A student whose every weight and BatchNorm statistic is random."""
+    keras.utils.set_random_seed(0)
+    model = build_student(changed(params.student, image_size=32, channels=[4, 8], blocks=2), 3)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            gamma, beta, mean, variance = (weight.shape for weight in layer.get_weights())
+            layer.set_weights(
+                [rng.uniform(0.5, 2, gamma), rng.normal(size=beta), rng.normal(size=mean), rng.uniform(0.5, 2, variance)]
+            )
+        elif getattr(layer, "bias", None) is not None:
+            layer.set_weights([layer.get_weights()[0], rng.normal(size=layer.bias.shape)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def forward(small: keras.Model):
+    return forward_pass(small)
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 255, (count, 32, 32, 3)).astype(np.float32)
+
+
+def test_macs_of_a_network_counted_by_hand():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same")(inputs)  # 4 * 4 places * 3 * 3 * 3 * 4
+    x = layers.BatchNormalization()(x)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)  # 4 * 4 * 3 * 3 * 4
+    x = layers.Conv2D(5, 1)(x)  # 4 * 4 * 4 * 5
+    x = layers.Conv2D(5, (2, 3))(layers.ReLU()(x))  # valid: 3 * 2 * 2 * 3 * 5 * 5
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))  # 5 * 2
+    assert macs(model) == 16 * 108 + 16 * 36 + 16 * 20 + 6 * 150 + 10
+
+
+def test_full_mobilenet_has_the_published_size(preset: Params):
+    """Sandler et al. (2018), table 4: 300 million multiply-adds at 224 px and width 1."""
+    teacher = build_teacher(changed(preset.teacher, width=1.0, image_size=224), 2)
+    assert teacher.count_params() - teacher.get_layer(HEAD).count_params() == 2_257_984
+    assert teacher.get_layer(HEAD).count_params() == 1280 * 2 + 2
+    classifier_of_1000 = 1280 * (1000 - 2)
+    assert macs(teacher) + classifier_of_1000 == pytest.approx(300e6, rel=0.01)
+
+
+def test_narrow_mobilenet_has_the_known_size(params: Params):
+    teacher = build_teacher(changed(params.teacher, width=0.35, image_size=32), 3)
+    assert teacher.count_params() == 410_208 + 1280 * 3 + 3
+    assert teacher.output_shape == (None, 3)
+
+
+def test_preset_student_is_ten_times_smaller_than_its_teacher(preset: Params):
+    student, teacher = build_student(preset.student, 2), build_teacher(preset.teacher, 2)
+    assert student.count_params() <= 226_000
+    assert macs(student) <= 30e6
+    assert teacher.count_params() >= 10 * student.count_params()
+    assert macs(teacher) >= 5 * macs(student)
+
+
+@pytest.mark.parametrize(("size", "channels", "blocks"), [(32, [4, 8], 1), (48, [4, 8, 8], 2), (33, [3, 5, 7], 1)])
+def test_student_halves_its_map_in_every_stage(params: Params, size: int, channels: list[int], blocks: int):
+    model = build_student(changed(params.student, image_size=size, channels=channels, blocks=blocks), 5)
+    side = -(-size // 2 ** len(channels))
+    assert model.get_layer(POOL).input.shape == (None, side, side, channels[-1])
+    assert model.output_shape == (None, 5)
+
+
+def test_residual_pairs_start_as_their_shortcuts(params: Params):
+    """With a scale of zero, what the convolutions of a pair compute cannot matter yet."""
+    model = build_student(changed(params.student, image_size=32, channels=[4, 8], blocks=1), 3)
+    before = model(pictures(2)).numpy()
+    first_of_pair = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.use_bias)
+    first_of_pair.set_weights([10 + weight for weight in first_of_pair.get_weights()])
+    np.testing.assert_allclose(model(pictures(2)), before, atol=1e-6)
+
+
+def test_projection_packs_the_feature_map_behind_the_same_logits(small: keras.Model):
+    for shape in ((8, 8, 5), (3, 3, 2)):  # the student's own map, and one that it has to be resized to
+        packed = students._with_projection(small, shape)(pictures(2)).numpy()
+        assert packed.shape == (2, 3 + np.prod(shape))
+        np.testing.assert_allclose(packed[:, :3], small(pictures(2)), rtol=1e-5, atol=1e-5)
+    features = keras.Model(small.input, small.get_layer(POOL).input)(pictures(2)).numpy()
+    projected = students._with_projection(small, (8, 8, 5))
+    kernel, bias = projected.get_layer("projection").get_weights()
+    expected = features @ kernel[0, 0] + bias
+    np.testing.assert_allclose(projected(pictures(2))[:, 3:], expected.reshape(2, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 5])
+def test_litert_equals_keras_for_batches_of_any_size(small: keras.Model, forward, count: int):
+    expected = small.predict(pictures(count), verbose=0)
+    assert expected.std() > 0.1
+    found = forward(pictures(count))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_forward_pass_keeps_its_first_answers(forward):
+    first = forward(pictures(3))
+    kept = first.copy()
+    forward(pictures(3, seed=1))
+    assert np.array_equal(first, kept)
+
+
+def test_predict_keeps_the_order_of_the_pictures(forward):
+    batches = tf.data.Dataset.from_tensor_slices(pictures(BATCH + 7)).batch(BATCH)
+    found = predict(forward, batches, BATCH + 7, "test")
+    np.testing.assert_allclose(found, forward(pictures(BATCH + 7)), atol=1e-5)
+
+
+def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: keras.Model):
+    def int8(converter: tf.lite.TFLiteConverter) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([picture[None]] for picture in pictures(20))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.uint8
+
+    expected = small.predict(pictures(5), verbose=0)
+    np.testing.assert_allclose(forward_pass(to_litert(small, 1))(pictures(5)), expected, atol=1e-4, rtol=1e-4)
+    quantised = forward_pass(to_litert(small, 1, int8))(pictures(5))
+    assert quantised.dtype == np.float32
+    assert np.abs(quantised - expected).max() < 0.15 * (expected.max() - expected.min())
+
+
+def test_images_for_inference_are_the_views_in_id_order(records: Records, params: Params):
+    size = records.manifest.image_size
+    decoded = [decode(serialised, size)["image"] for _, serialised in records.dataset()]
+    seen = np.concatenate([*plain_images(records, 32).as_numpy_iterator()])
+    np.testing.assert_allclose(seen, plain(tf.stack(decoded), 32), atol=1e-3)
+    seen = np.concatenate([*view_images(records, 32, params.views, 3).as_numpy_iterator()])
+    expected = augmented(tf.stack(decoded), records.ids.astype(bytes), 3, 32, params.views)
+    np.testing.assert_allclose(seen, expected, atol=1e-3)
+
+
+def test_weights_come_back(small: keras.Model, params: Params, tmp_path: Path):
+    small.save_weights(tmp_path / "a.weights.h5")
+    keras.utils.set_random_seed(1)
+    other = build_student(changed(params.student, image_size=32, channels=[4, 8], blocks=2), 3)
+    assert not np.allclose(other(pictures(2)), small(pictures(2)))
+    assert load_weights(other, tmp_path / "a.weights.h5") is other
+    for mine, theirs in zip(other.get_weights(), small.get_weights(), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("values", [{"channels": [4, 6]}, {"channels": [4, 8, 8]}, {"blocks": 1}], ids=str)
+def test_weights_of_another_student_are_refused(small: keras.Model, params: Params, tmp_path: Path, values: dict):
+    small.save_weights(tmp_path / "a.weights.h5")
+    other = build_student(changed(params.student, **{"image_size": 32, "channels": [4, 8], "blocks": 2} | values), 3)
+    with pytest.raises(InputError, match=r"a\.weights\.h5 does not hold the weights of this student"):
+        load_weights(other, tmp_path / "a.weights.h5")
+
+
+def test_missing_and_broken_weights_are_refused(small: keras.Model, tmp_path: Path):
+    path = tmp_path / "a.weights.h5"
+    with pytest.raises(InputError, match=r"a\.weights\.h5"):
+        load_weights(small, path)
+    small.save_weights(path)
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], content[:-100], b"", b"no weights"):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"a\.weights\.h5") as caught:
+            load_weights(small, path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"no weights"])
+def test_pretrained_weights_that_cannot_be_had_are_named(params: Params, tmp_path: Path, content: bytes | None):
+    path = tmp_path / "backbone.weights.h5"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"teacher\.weights = .*backbone\.weights\.h5"):
+        build_teacher(changed(params.teacher, image_size=32), 2, str(path))
+
+
+def test_pretrained_weights_fill_the_backbone(params: Params, tmp_path: Path):
+    backbone = keras.applications.MobileNetV2(
+        input_shape=(96, 96, 3), alpha=0.35, include_top=False, weights=None, pooling="avg"
+    )
+    backbone.save_weights(tmp_path / "backbone.weights.h5")
+    teacher = build_teacher(changed(params.teacher, image_size=32), 2, str(tmp_path / "backbone.weights.h5"))
+    for mine, theirs in zip(teacher.get_weights()[:-2], backbone.get_weights(), strict=True):
+        assert np.array_equal(mine, theirs)
+    picture = pictures(1)
+    expected = backbone(picture / 127.5 - 1).numpy()  # MobileNetV2 expects -1..1
+    seen = keras.Model(teacher.input, teacher.get_layer(HEAD).input)(picture).numpy()
+    np.testing.assert_allclose(seen, expected, rtol=1e-3, atol=1e-5)
