@@ -33,11 +33,6 @@ def fingerprint(stage: str) -> str:
     return digest.hexdigest()
 
 
-def discard(stage: str) -> None:
-    """Remove what `Checkpoint` saved: the stage has finished."""
-    _path(stage).unlink(missing_ok=True)
-
-
 class Checkpoint(keras.callbacks.Callback):
     """Saves weights, optimizer, epoch and history after each epoch, and takes them up again.
 
@@ -48,7 +43,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, stage: str):
         super().__init__()
-        self.path = _path(stage)
+        self.path = DIRECTORY / f"{stage}.npz"
         self.fingerprint = fingerprint(stage)
         self.history: list[dict[str, float]] = []
 
@@ -76,9 +71,9 @@ class Checkpoint(keras.callbacks.Callback):
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, fingerprint=self.fingerprint, history=json.dumps(self.history), **state)
 
+    def discard(self) -> None:
+        """Remove the file: the stage has finished."""
+        self.path.unlink(missing_ok=True)
+
     def _variables(self) -> list:
         return [*self.model.variables, *self.model.optimizer.variables]
-
-
-def _path(stage: str) -> Path:
-    return DIRECTORY / f"{stage}.npz"
