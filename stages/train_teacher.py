@@ -28,7 +28,16 @@ def main(params: Params) -> str:
 
 
 def _train_whole(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
+    """From random weights, MobileNetV2 stays at chance for long unless its residual blocks start as their shortcuts.
+
+    So the scale of the last normalisation of each starts at zero (Goyal et al., "Accurate, large minibatch
+    SGD", 2017, section 5.1), and the learning rate is warmed up over the first epoch.
+    """
     teacher = params.teacher
+    names = {layer.name for layer in model.layers}
+    for layer in model.layers:
+        if layer.name.endswith("_project_BN") and layer.name.replace("_project_BN", "_add") in names:
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     return training.fit(
         STAGE,
         model,
@@ -37,6 +46,7 @@ def _train_whole(model: keras.Model, train: Records, validation: Records, params
         len(train),
         teacher,
         DistillationLoss(len(train.manifest.classes)),
+        warmup_epochs=1,
     )
 
 

@@ -10,9 +10,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # `stages` belongs to the repository, not to the installed package
 
 import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting from the output
+
+# isort: split
+from helpers import random_examples  # noqa: E402
+
 from distillation.params import Params, load_params  # noqa: E402
 from distillation.records import Manifest, Records, class_counts, stratified_split, write_records  # noqa: E402
-from helpers import random_examples  # noqa: E402
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reproducible")

@@ -11,6 +11,7 @@ from distillation.records import Example, image_id
 
 Section = TypeVar("Section", bound=BaseModel)
 
+
 def changed(section: Section, **values: object) -> Section:
     """`section` of the parameters with other values, validated."""
     return type(section).model_validate(section.model_dump() | values)

@@ -76,7 +76,7 @@ def test_three_classes_are_scored_by_the_largest_logit():
 def test_calibration_error_of_a_case_worked_out_by_hand():
     # Four predictions at 0.9, three of them right; six at 0.62, three of them right; two sure ones, both right.
     confidence = np.array(4 * [0.9] + 6 * [0.62] + 2 * [1.0])
-    labels = np.array([1, 1, 1, 0] + [1, 1, 1, 0, 0, 0] + [1, 1])
+    labels = np.array([1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1])
     probabilities = np.stack([1 - confidence, confidence], axis=1)
     expected = (4 * abs(0.9 - 3 / 4) + 6 * abs(0.62 - 3 / 6) + 0) / 12
     assert expected_calibration_error(labels, probabilities) == pytest.approx(expected)

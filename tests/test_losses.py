@@ -126,7 +126,9 @@ def test_features_add_their_mean_squared_distance_by_the_teachers_share(alpha: f
     labels, student, teacher = random_logits(3)
     rng = np.random.default_rng(1)
     mine, theirs = rng.normal(size=(2, len(labels), 4)).astype(np.float32)
-    loss = DistillationLoss(3, alpha, 2.0, feature_weight).call(packed(labels, teacher, theirs), np.hstack([student, mine]))
+    loss = DistillationLoss(3, alpha, 2.0, feature_weight).call(
+        packed(labels, teacher, theirs), np.hstack([student, mine])
+    )
     distance = ((mine.astype(np.float64) - theirs) ** 2).sum(axis=1) / 4
     expected = reference(labels, student, teacher, alpha, 2.0) + (1 - alpha) * feature_weight * distance
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -155,7 +157,9 @@ def test_metrics_read_the_label_and_the_logits_out_of_packed_rows():
 
 @settings(max_examples=60)
 @given(
-    st.integers(2, 5).flatmap(lambda classes: arrays(np.float32, (2, 3, classes), elements=st.floats(-1e3, 1e3, width=32))),
+    st.integers(2, 5).flatmap(
+        lambda classes: arrays(np.float32, (2, 3, classes), elements=st.floats(-1e3, 1e3, width=32))
+    ),
     st.floats(0, 1),
     st.floats(0.5, 20),
 )

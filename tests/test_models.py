@@ -35,7 +35,12 @@ def small(params: Params) -> keras.Model:
         if isinstance(layer, layers.BatchNormalization):
             gamma, beta, mean, variance = (weight.shape for weight in layer.get_weights())
             layer.set_weights(
-                [rng.uniform(0.5, 2, gamma), rng.normal(size=beta), rng.normal(size=mean), rng.uniform(0.5, 2, variance)]
+                [
+                    rng.uniform(0.5, 2, gamma),
+                    rng.normal(size=beta),
+                    rng.normal(size=mean),
+                    rng.uniform(0.5, 2, variance),
+                ]
             )
         elif getattr(layer, "bias", None) is not None:
             layer.set_weights([layer.get_weights()[0], rng.normal(size=layer.bias.shape)])
@@ -97,9 +102,7 @@ def test_residual_pairs_start_as_their_shortcuts(params: Params):
     """Their last normalisation starts with a scale of zero: what comes before it cannot matter yet."""
     model = build_student(changed(params.student, image_size=32, channels=[4, 8, 8], blocks=2), 3)
     before = model(pictures(2)).numpy()
-    ends = [
-        layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and not np.any(layer.gamma)
-    ]
+    ends = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and not np.any(layer.gamma)]
     assert len(ends) == 4  # two stages of two pairs
     for end in ends:
         convolution = end.input._keras_history.operation
@@ -177,7 +180,9 @@ def test_weights_come_back(small: keras.Model, params: Params, tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:keras")
-@pytest.mark.parametrize("values", [{"channels": [4, 6]}, {"channels": [4, 8, 8]}, {"blocks": 1}, {"blocks": 3}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{"channels": [4, 6]}, {"channels": [4, 8, 8]}, {"blocks": 1}, {"blocks": 3}], ids=str
+)
 def test_weights_of_another_student_are_refused(small: keras.Model, params: Params, tmp_path: Path, values: dict):
     small.save_weights(tmp_path / "a.weights.h5")
     other = build_student(changed(params.student, **{"image_size": 32, "channels": [4, 8], "blocks": 2} | values), 3)

@@ -208,7 +208,9 @@ scalars = (
     | st.dates()
     | st.binary(max_size=8)
 )
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3))
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3)
+)
 
 
 @settings(max_examples=150)

@@ -175,7 +175,11 @@ def test_records_come_back_in_id_order_through_several_shards(sharded: Path):
     assert int(read.dataset().cardinality()) == len(expected)
     for (number, serialised), (index, example) in zip(read.dataset(), enumerate(expected), strict=True):
         decoded = decode(serialised, 32)
-        assert (int(number), decoded["id"].numpy().decode(), int(decoded["label"])) == (index, example.id, example.label)
+        assert (int(number), decoded["id"].numpy().decode(), int(decoded["label"])) == (
+            index,
+            example.id,
+            example.label,
+        )
         by_pillow = np.asarray(Image.open(io.BytesIO(example.jpeg)), int)
         assert np.abs(decoded["image"].numpy() - by_pillow).max() <= 1
 
@@ -205,17 +209,17 @@ def test_flipped_bits_are_noticed(sharded: Path, place: int):
     content = bytearray(shard.read_bytes())
     content[place] ^= 0x10
     shard.write_bytes(content)
-    with pytest.raises(InputError, match="train.*corrupt"):
+    with pytest.raises(InputError, match=r"train.*corrupt"):
         Records(sharded, "train")
 
 
 def test_missing_shards_are_noticed(sharded: Path):
     shards(sharded)[2].unlink()
-    with pytest.raises(InputError, match="hold 13 images; manifest.json says 18"):
+    with pytest.raises(InputError, match=r"hold 13 images; manifest\.json says 18"):
         Records(sharded, "train")
     for shard in shards(sharded):
         shard.unlink()
-    with pytest.raises(InputError, match="hold 0 images; manifest.json says 18"):
+    with pytest.raises(InputError, match=r"hold 0 images; manifest\.json says 18"):
         Records(sharded, "train")
 
 
@@ -223,17 +227,17 @@ def test_count_that_the_shards_do_not_hold_is_noticed(sharded: Path):
     manifest = json.loads((sharded / "manifest.json").read_text())
     manifest["counts"]["train"]["bee"] += 1
     (sharded / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="manifest.json says"):
+    with pytest.raises(InputError, match=r"manifest\.json says"):
         Records(sharded, "train")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"classes": ["a", "b"]}', '{"colour": 1}', "3", "null"])
 def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(InputError, match="manifest.json"):
+    with pytest.raises(InputError, match=r"manifest\.json"):
         read_manifest(tmp_path)
 
 
 def test_missing_records_are_named(tmp_path: Path):
-    with pytest.raises(InputError, match="manifest.json is missing.*dvc repro"):
+    with pytest.raises(InputError, match=r"manifest\.json is missing.*dvc repro"):
         Records(tmp_path / "nowhere", "train")

@@ -115,7 +115,9 @@ def test_view_shows_the_same_crop_and_colours_at_any_size(views: Views):
     small = augmented(pictures, ids(6), 2, 17, views).numpy()
     large = augmented(pictures, ids(6), 2, 33, views).numpy()
     np.testing.assert_allclose(large[:, ::2, ::2], small, atol=0.05)
-    np.testing.assert_allclose(boxes(50, changed(views, colour=0), size=48), boxes(50, changed(views, colour=0)), atol=1e-5)
+    np.testing.assert_allclose(
+        boxes(50, changed(views, colour=0), size=48), boxes(50, changed(views, colour=0)), atol=1e-5
+    )
 
 
 def test_view_of_a_picture_does_not_depend_on_its_batch(views: Views):
@@ -148,16 +150,18 @@ def test_crops_show_at_least_min_area_and_stay_inside(colourless: Views, min_are
     assert (width / height).max() <= 4 / 3 + 1e-3
 
 
-def test_crops_reach_from_the_smallest_area_to_nearly_the_whole_picture(colourless: Views):
-    left, right, top, bottom = boxes(2000, changed(colourless, min_area=0.2)).T
-    areas = np.abs(right - left) * (bottom - top)
-    assert areas.min() < 0.22
-    assert areas.max() > 0.95
-    assert 0.57 < areas.mean() < 0.62  # 0.6 for a uniform area, a little less where a crop meets the edges
-    # Crops lie anywhere: as much of the picture is left over on either side.
+def test_areas_shapes_and_places_of_crops_are_spread_evenly(colourless: Views):
+    left, right, top, bottom = boxes(4000, changed(colourless, min_area=0.2)).T
     left, right = np.minimum(left, right), np.maximum(left, right)
-    assert abs((left - (1 - right)).mean()) < 0.02
-    assert abs((top - (1 - bottom)).mean()) < 0.02
+    width, height = right - left, bottom - top
+    area = width * height
+    assert area.max() > 0.95
+    free = area < 0.7  # so small that no shape meets the picture's edges
+    assert free.sum() > 2000
+    assert kstest(area[free], "uniform", (0.2, 0.5)).pvalue > 0.01
+    assert kstest(np.log((width / height)[free]) / np.log(4 / 3), "uniform", (-1, 2)).pvalue > 0.01
+    assert kstest((left / (1 - width))[free], "uniform").pvalue > 0.01
+    assert kstest((top / (1 - height))[free], "uniform").pvalue > 0.01
 
 
 def test_half_of_the_crops_are_flipped(colourless: Views):
@@ -184,10 +188,18 @@ def test_colours_stay_in_range_and_grey_stays_grey(views: Views):
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
 
 
-def test_mid_grey_shows_the_brightness_factor_alone(views: Views):
-    middle = np.full((1000, 2, 2, 3), 127.5, np.float32)
-    factors = augmented(middle, ids(1000), 0, 1, views).numpy()[:, 0, 0, 0] / 127.5
-    assert kstest(factors, "uniform", (1 - views.colour, 2 * views.colour)).pvalue > 0.01
+def test_brightness_contrast_and_saturation_vary_evenly_and_apart(views: Views):
+    def seen(*colour: float) -> np.ndarray:
+        pictures = np.broadcast_to(np.float32(colour), (1000, 2, 2, 3))
+        return augmented(pictures, ids(1000), 0, 1, views).numpy()[:, 0, 0]
+
+    brightness = seen(127.5, 127.5, 127.5)[:, 0] / 127.5  # mid-grey has no contrast, and grey no saturation
+    contrast = (seen(160, 160, 160)[:, 0] / brightness - 127.5) / (160 - 127.5)
+    coloured = seen(160, 128, 96)
+    saturation = (coloured[:, 0] - coloured[:, 2]) / (brightness * contrast * (160 - 96))
+    for factor in (brightness, contrast, saturation):
+        assert kstest(factor, "uniform", (1 - views.colour, 2 * views.colour)).pvalue > 0.01
+    assert np.abs(np.corrcoef([brightness, contrast, saturation]) - np.eye(3)).max() < 0.1
 
 
 @pytest.mark.parametrize("size", [32, 48, 96])
