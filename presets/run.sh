@@ -27,6 +27,8 @@ rm -rf "$record.partial"
 mkdir -p "$record.partial"
 cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
+# Photographs of others are not ours to publish: these show some.
+rm "$record.partial"/plots/report.html "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
 python - >"$record.partial/environment.txt" <<'PYTHON'
 import os
 import platform

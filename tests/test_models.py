@@ -224,4 +224,5 @@ def test_pretrained_weights_fill_the_backbone(params: Params, tmp_path: Path):
     picture = pictures(1)
     expected = backbone(picture / 127.5 - 1).numpy()  # MobileNetV2 expects -1..1
     seen = keras.Model(teacher.input, teacher.get_layer(HEAD).input)(picture).numpy()
-    np.testing.assert_allclose(seen, expected, rtol=1e-3, atol=1e-5)
+    assert expected.std() > 0
+    np.testing.assert_allclose(seen / expected.std(), expected / expected.std(), atol=1e-3)

@@ -223,7 +223,11 @@ def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callabl
 
 @pytest.mark.parametrize("build", [None, with_dropout], ids=["student", "dropout"])
 def test_training_killed_twice_ends_as_the_undisturbed_one(
-    train: Callable[..., Result], records: Records, monkeypatch: pytest.MonkeyPatch, build: Callable | None
+    train: Callable[..., Result],
+    records: Records,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build: Callable | None,
 ):
     options = {"build": build} if build else {}
     options |= {"loss": DistillationLoss(CLASSES, 0.3, 2.0), "soft_targets": (teacher_logits(records),)}
