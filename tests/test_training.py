@@ -221,7 +221,9 @@ def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callabl
     assert not all(np.array_equal(mine, theirs) for mine, theirs in zip(scratch[0], distilled, strict=True))
 
 
-@pytest.mark.parametrize("build", [None, with_dropout], ids=["student", "dropout"])
+@pytest.mark.parametrize(
+    "build", [pytest.param(None, id="student", marks=pytest.mark.slow), pytest.param(with_dropout, id="dropout")]
+)
 def test_training_killed_twice_ends_as_the_undisturbed_one(
     train: Callable[..., Result],
     records: Records,
