@@ -16,10 +16,10 @@ DIRECTORY = Path(".checkpoints")  # ignored by git, and none of DVC's outs
 
 
 def fingerprint(stage: str) -> str:
-    """SHA-256 over all that DVC makes `stage` depend on: its command, the contents of its deps, its params."""
+    """SHA-256 over all that `stage` depends on: in DVC's eyes (command, contents of deps, params), and Keras itself."""
     definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([definition, keras.version()], sort_keys=True).encode())
     for key in definition["params"]:
         section, leaf = key.split(".")
         digest.update(f"{key}={params[section][leaf]!r}\n".encode())
@@ -33,6 +33,11 @@ def fingerprint(stage: str) -> str:
     return digest.hexdigest()
 
 
+def discard(stage: str) -> None:
+    """Remove what `Checkpoint` saved: the stage has finished."""
+    _path(stage).unlink(missing_ok=True)
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves weights, optimizer, epoch and history after each epoch, and takes them up again.
 
@@ -43,7 +48,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, stage: str):
         super().__init__()
-        self.path = DIRECTORY / f"{stage}.npz"
+        self.path = _path(stage)
         self.fingerprint = fingerprint(stage)
         self.history: list[dict[str, float]] = []
 
@@ -56,7 +61,7 @@ class Checkpoint(keras.callbacks.Callback):
                 state = dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return 0
-        if str(state["fingerprint"]) != self.fingerprint:
+        if str(state.get("fingerprint")) != self.fingerprint:
             return 0
         for number, variable in enumerate(self._variables()):
             variable.assign(state[f"variable{number}"])
@@ -71,9 +76,9 @@ class Checkpoint(keras.callbacks.Callback):
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, fingerprint=self.fingerprint, history=json.dumps(self.history), **state)
 
-    def discard(self) -> None:
-        """Remove the file: the stage has finished."""
-        self.path.unlink(missing_ok=True)
-
     def _variables(self) -> list:
         return [*self.model.variables, *self.model.optimizer.variables]
+
+
+def _path(stage: str) -> Path:
+    return DIRECTORY / f"{stage}.npz"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import keras
 from keras import layers
 
@@ -15,6 +16,11 @@ def load_weights(model: keras.Model, path: str | Path) -> keras.Model:
     """
     try:
         model.load_weights(path)
+        arrays = []
+        with h5py.File(path) as file:
+            file.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        if len(arrays) != len(model.weights):  # Keras passes over what the network has no place for
+            raise ValueError(f"{len(arrays)} arrays instead of {len(model.weights)}")
     except Exception as error:  # h5py and Keras raise half a dozen kinds
         raise InputError(f"{path} does not hold the weights of this {model.name} ({reason(error)})") from None
     return model

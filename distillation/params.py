@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 
 
 def _number(value: object) -> object:
@@ -16,6 +16,13 @@ def _number(value: object) -> object:
             return float(value)
         except ValueError:
             return value
+    return value
+
+
+def _not_bool(value: object) -> object:
+    """In Python True == 1.0, so a `Literal` takes it."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
     return value
 
 
@@ -55,7 +62,7 @@ class Views(_Section):
     """Augmented views that teacher and student share (`distillation/views.py`)."""
 
     count: Annotated[int, Field(ge=1, le=1000)]
-    min_area: Annotated[Real, Field(gt=0, le=1)]
+    min_area: Annotated[Real, Field(gt=0, le=0.75)]  # a larger crop of aspect 4:3 does not fit into the picture
     colour: Annotated[Real, Field(ge=0, lt=1)]
     seed: Seed
 
@@ -74,7 +81,7 @@ class Teacher(Training):
     """MobileNetV2, frozen under a trained head, or (weights: null) trained as a whole."""
 
     weights: Annotated[str, Field(min_length=1)] | None
-    width: Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4]
+    width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)]
     image_size: Pixels
     views: Annotated[int, Field(ge=0)]
     dropout: Annotated[Real, Field(ge=0, lt=1)]
@@ -115,9 +122,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         content = yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run from the top of the repository") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-02-30 looks like a date
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return Params.model_validate(content)
@@ -126,12 +135,13 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def _problem(path: str | Path, problem: dict) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    key = " ".join(".".join(str(part) for part in problem["loc"]).split()) or "the file"
     if problem["type"] == "missing":
         return f"{path}: {key} is missing"
     if problem["type"] == "extra_forbidden":
         return f"{path}: {key} is not a parameter"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.replace("String should have", "text of").replace("List should have", "a list of")
     value = repr(problem["input"])
     shown = value if len(value) <= 60 else f"{value[:57]}..."
     return f"{path}: {key} = {shown}, should be {message}" if "must" not in message else f"{path}: {key}: {message}"

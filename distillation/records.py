@@ -95,9 +95,11 @@ def stratified_split(
             key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest(),
         )
         of_class = of_class[: max(3, round(len(of_class) * share))]
-        validation, test = (max(1, round(len(of_class) * part)) for part in (validation_fraction, test_fraction))
-        if len(of_class) < validation + test + 1:
-            raise InputError(f"class {name} has {len(of_class)} different images; it should have at least 3")
+        count = len(of_class)
+        if count < len(SPLITS):
+            raise InputError(f"class {name} has {count} different images; it should have at least {len(SPLITS)}")
+        test = min(max(1, round(count * test_fraction)), count - 2)
+        validation = min(max(1, round(count * validation_fraction)), count - test - 1)
         splits["test"] += of_class[:test]
         splits["validation"] += of_class[test : test + validation]
         splits["train"] += of_class[test + validation :]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distillation.checkpoint import Checkpoint
+from distillation.checkpoint import Checkpoint, discard
 from distillation.errors import InputError
 from distillation.files import replacing, write_json
 from distillation.losses import DistillationLoss, accuracy, cross_entropy
@@ -106,6 +106,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train `model` in place for `training.epochs`, taking up what a killed run of `stage` left.
 
+    `publish`, called afterwards, ends the stage and discards the checkpoint.
+
     AdamW (Loshchilov and Hutter, 2019; no decay on biases and normalisation), linear warm-up, cosine
     to zero. The weights after the last epoch are the result: none is chosen by validation.
 
@@ -155,7 +157,6 @@ def fit(
             shuffle=False,  # the batches are shuffled
             verbose=0,
         )
-    checkpoint.discard()
     return [
         {
             "epoch": epoch,
@@ -176,6 +177,7 @@ def publish(stage: str, name: str, model: keras.Model, history: list[dict[str, f
     write_json(f"plots/history/{name}.json", history)
     final = {key: value for key, value in history[-1].items() if key != "epoch"}
     write_json(f"metrics/{name}.json", final)
+    discard(stage)
     return f"{stage}: validation accuracy {final['validation_accuracy']:.4f} -> {weights}"
 
 

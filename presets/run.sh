@@ -32,12 +32,14 @@ rm "$record.partial"/plots/report.html "$record.partial"/plots/figures/{disagree
 python - >"$record.partial/environment.txt" <<'PYTHON'
 import os
 import platform
+import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
 
 cpu = Path("/proc/cpuinfo")
 names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.exists() else []
 print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {names[0] if names else platform.processor()}")
+print(f"commit {subprocess.check_output(['git', 'rev-parse', '--short', 'HEAD'], text=True).strip()}")
 print(f"Python {platform.python_version()}")
 wanted = {"tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "ai-edge-litert", "numpy", "scipy", "scikit-learn", "pillow", "dvc"}
 found = {package.name.lower(): package.version for package in distributions()}

@@ -3,6 +3,7 @@
 import copy
 import datetime
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_presets_set_what_the_default_sets():
         ("views.count", 0, "1"),
         ("views.count", "8", "integer"),
         ("views.min_area", 0, "greater than 0"),
-        ("views.min_area", 1.01, "1"),
+        ("views.min_area", 0.76, "0.75"),
         ("views.colour", 1, "less than 1"),
         ("teacher.width", 0.6, "0.5"),
         ("teacher.dropout", 1.0, "less than 1"),
@@ -151,7 +152,7 @@ def test_fractions_must_leave_something_to_train_on(tmp_path: Path):
 
 
 def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path):
-    text = Path("params.yaml").read_text(encoding="utf-8").replace("learning_rate: 0.003", "learning_rate: 1e-05")
+    text = re.sub("learning_rate: .*", "learning_rate: 1e-05", Path("params.yaml").read_text(encoding="utf-8"))
     assert yaml.safe_load(text)["student"]["learning_rate"] == "1e-05"
     loaded = load(tmp_path, text)
     assert loaded.student.learning_rate == loaded.teacher.learning_rate == 0.00001
@@ -159,7 +160,6 @@ def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path):
 
 def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
     assert load(tmp_path, with_value("distill.alpha", 1)).distill.alpha == 1.0
-    assert load(tmp_path, with_value("views.min_area", 1)).views.min_area == 1.0
 
 
 @pytest.mark.parametrize(

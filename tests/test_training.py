@@ -62,6 +62,7 @@ def train(
         soft_targets: tuple[np.ndarray, ...] = (),
         build: Callable[[], keras.Model] = lambda: build_student(student, CLASSES),
         seen: Callable[[range], None] = lambda epochs: None,
+        publishes: bool = True,
         **values: object,
     ) -> Result:
         chosen = changed(student, **values)
@@ -76,6 +77,8 @@ def train(
         validation = plain_batches(validation_records, SIZE, BATCH)
         loss = loss or DistillationLoss(CLASSES)
         history = fit("distill", model, observed, validation, len(records), chosen, loss, chosen.warmup_epochs)
+        if publishes:
+            publish("distill", "student", model, history)
         return model.get_weights(), history
 
     return run
@@ -246,17 +249,9 @@ def test_training_killed_twice_ends_as_the_undisturbed_one(
     assert [*(workplace / ".checkpoints").iterdir()] == []  # it has finished
 
 
-def keep_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next trainings end as if killed between their last epoch and their end."""
-    monkeypatch.setattr(Checkpoint, "discard", lambda self: None)
-
-
-def test_training_killed_after_its_last_epoch_is_not_repeated(
-    train: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-):
-    keep_checkpoints(monkeypatch)
+def test_training_killed_after_its_last_epoch_is_not_repeated(train: Callable[..., Result]):
     asked = []
-    finished, resumed = (train(epochs=1, seen=asked.append) for _ in range(2))
+    finished, resumed = (train(epochs=1, seen=asked.append, publishes=publishes) for publishes in (False, True))
     assert asked == [range(0, 1)]
     assert_equal(resumed, finished)
 
@@ -264,8 +259,7 @@ def test_training_killed_after_its_last_epoch_is_not_repeated(
 def test_checkpoint_that_does_not_fit_is_not_taken_up(
     train: Callable[..., Result], workplace: Path, monkeypatch: pytest.MonkeyPatch, student: Student
 ):
-    keep_checkpoints(monkeypatch)
-    weights, history = train(epochs=1)
+    weights, history = train(epochs=1, publishes=False)
     (file,) = (workplace / ".checkpoints").iterdir()
     content = file.read_bytes()
     model = build_student(student, CLASSES)

@@ -139,7 +139,7 @@ def test_crop_equals_interpolation_by_scipy(colourless: Views):
             np.testing.assert_allclose(crop[..., channel], expected, atol=0.1)
 
 
-@pytest.mark.parametrize("min_area", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize("min_area", [0.1, 0.3, 0.5, 0.75])
 def test_crops_show_at_least_min_area_and_stay_inside(colourless: Views, min_area: float):
     drawn = boxes(2000, changed(colourless, min_area=min_area))
     assert drawn.min() >= -1e-5
@@ -168,14 +168,6 @@ def test_areas_shapes_and_places_of_crops_are_spread_evenly(colourless: Views):
 def test_half_of_the_crops_are_flipped(colourless: Views):
     left, right, *_ = boxes(2000, colourless).T
     assert binomtest(int((left > right).sum()), 2000).pvalue > 0.001
-
-
-def test_without_crop_colour_and_flip_a_view_is_the_whole_picture(colourless: Views):
-    everything = changed(colourless, min_area=1.0)
-    upright = np.flatnonzero(np.diff(boxes(20, everything)[:, :2], axis=1)[:, 0] > 0)[:5]
-    picture = random_picture(np.random.default_rng(0), 40)
-    crops = augmented(np.stack(5 * [picture]), ids(20)[upright], 0, 40, everything).numpy()
-    np.testing.assert_allclose(crops, np.stack(5 * [picture]), atol=0.1)
 
 
 def test_colours_stay_in_range_and_grey_stays_grey(views: Views):
