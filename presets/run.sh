@@ -42,7 +42,7 @@ print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {names[0] i
 print(f"commit {subprocess.check_output(['git', 'rev-parse', '--short', 'HEAD'], text=True).strip()}")
 print(f"Python {platform.python_version()}")
 wanted = {"tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "ai-edge-litert", "numpy", "scipy", "scikit-learn", "pillow", "dvc"}
-found = {package.name.lower(): package.version for package in distributions()}
+found = {package.name.lower().replace('_', '-'): package.version for package in distributions()}
 print("\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name in wanted))
 PYTHON
 rm -rf "$record"

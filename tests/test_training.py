@@ -263,7 +263,8 @@ def test_checkpoint_that_does_not_fit_is_not_taken_up(
     (file,) = (workplace / ".checkpoints").iterdir()
     content = file.read_bytes()
     model = build_student(student, CLASSES)
-    model.compile("adamw", "mse")
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)  # as in `fit`: a constant rate would be a variable
+    model.compile(keras.optimizers.AdamW(schedule), "mse")
     untrained = model.get_weights()
     foreign = io.BytesIO()
     np.savez(foreign, weights=np.zeros(3))
