@@ -173,7 +173,7 @@ def publish(stage: str, name: str, model: keras.Model, history: list[dict[str, f
     """Write weights, final metrics and history of a trained model; return the stage's line of result."""
     weights = Path(f"models/{name}.weights.h5")
     with replacing(weights) as temporary:
-        model.save_weights(temporary)
+        keras.Model(model.input, model.output).save_weights(temporary)  # without the optimizer's state
     write_json(f"plots/history/{name}.json", history)
     final = {key: value for key, value in history[-1].items() if key != "epoch"}
     write_json(f"metrics/{name}.json", final)
