@@ -31,4 +31,4 @@ environment: .venv/installed
 	touch .venv/installed
 
 lock:
-	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra cpu --extra dev pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra cpu --extra dev pyproject.toml -o requirements.txt >/dev/null
