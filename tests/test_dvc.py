@@ -14,7 +14,14 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    "data": {"name": "folder", "max_images": None, "image_size": 48, "validation_fraction": 0.2, "test_fraction": 0.2},
+    "data": {
+        "name": "folder",
+        "folder": "photos",
+        "max_images": None,
+        "image_size": 48,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+    },
     "views": {"count": 2},
     "teacher": {"weights": None, "width": 0.35, "image_size": 32, "epochs": 1, "batch_size": 16},
     "student": {"image_size": 32, "channels": [4, 8], "epochs": 2, "batch_size": 16},
@@ -94,7 +101,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
     copy_of_the_working_tree(clone)
     clone.set_params(**TINY)
-    draw_folder(clone.path / "data/images")
+    draw_folder(clone.path / "photos")
+    clone.run("dvc", "add", "photos")
     clone.first = clone.run("dvc", "repro")
     clone.commit("tiny")
     return clone
@@ -194,11 +202,14 @@ def test_metrics_diff_between_branches_without_cache(clone: Clone, tmp_path: Pat
 
 
 def test_plots_hold_the_learning_curves_of_all_three_models(clone: Clone) -> None:
-    plots = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)
-    charts = plots.get("data", plots)["Accuracy while training"]
-    drawn = json.dumps(charts)
+    (chart,) = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)["data"]["Accuracy while training"]
+    drawn = {}
+    for row in chart["content"]["data"]["values"]:
+        drawn.setdefault(row["filename::field"], []).append(row["dvc_inferred_y_value"])
     for model in ("teacher", "student_scratch", "student_distilled"):
-        assert f"plots/history/{model}.json" in drawn
+        history = json.loads((clone.path / f"plots/history/{model}.json").read_text())
+        for curve in ("train_accuracy", "validation_accuracy"):
+            assert drawn[f"{model}.json::{curve}"] == [row[curve] for row in history]
 
 
 @pytest.mark.parametrize(
@@ -228,10 +239,11 @@ def test_bad_parameters_give_one_line_and_lose_nothing(clone: Clone, change: dic
 
 
 def test_missing_class_folder(clone: Clone) -> None:
-    shutil.move(clone.path / "data/images/light", clone.path / "light")
+    shutil.move(clone.path / "photos/light", clone.path / "light")
     done = clone.run("dvc", "repro", check=False)
-    shutil.move(clone.path / "light", clone.path / "data/images/light")
+    shutil.move(clone.path / "light", clone.path / "photos/light")
     assert done.returncode != 0
     assert "holds 1 class folders; it should hold at least two" in done.stderr
+    clone.run("git", "restore", ".")
     clone.run("dvc", "checkout", "-q")
     assert clone.ran(clone.run("dvc", "repro")) == set()
