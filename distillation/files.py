@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` with sorted keys and floats rounded to 6 decimals, so that equal runs give equal bytes.
+    """Write `value` with sorted keys and floats rounded to 6 digits, so that equal runs give equal bytes.
 
     A list is written one item a line: the rows of a plot stay readable in a diff.
     """
@@ -61,7 +61,7 @@ def _rounded(value: Any) -> Any:
         return [_rounded(item) for item in value]
     if isinstance(value, float) or hasattr(value, "dtype"):
         value = value.item() if hasattr(value, "item") else value
-        return round(value, 6) if isinstance(value, float) else value
+        return float(f"{value:.6g}") if isinstance(value, float) else value
     return value
 
 

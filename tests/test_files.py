@@ -85,9 +85,9 @@ def test_leftover_of_a_killed_run_is_cleared(tmp_path: Path, leftover_is_directo
 
 
 def test_json_is_sorted_and_rounded(tmp_path: Path):
-    write_json(tmp_path / "a.json", {"b": 1 / 3, "a": {"d": 2e-7, "c": [0.1234567, 1]}})
+    write_json(tmp_path / "a.json", {"b": 1 / 3, "a": {"d": 1.2345678e-20, "c": [0.1234567, 1]}})
     text = (tmp_path / "a.json").read_text()
-    assert json.loads(text) == {"a": {"c": [0.123457, 1], "d": 0.0}, "b": 0.333333}
+    assert json.loads(text) == {"a": {"c": [0.123457, 1], "d": 1.23457e-20}, "b": 0.333333}
     assert text.index('"a"') < text.index('"c"') < text.index('"d"') < text.index('"b"')
     assert text.endswith("}\n")
 
