@@ -83,7 +83,8 @@ def _xor_shift(state: tf.Tensor, shift: int) -> tf.Tensor:
 def _crop_boxes(u: tf.Tensor, flip: tf.Tensor, min_area: float) -> tf.Tensor:
     """(batch, 4) boxes y1, x1, y2, x2 in 0..1; swapped x1 and x2 make `crop_and_resize` mirror the crop."""
     area = min_area + (1 - min_area) * u[:, 0]
-    aspect = tf.exp(math.log(MAX_ASPECT) * (2 * u[:, 1] - 1))
+    longest = tf.minimum(math.log(MAX_ASPECT), -tf.math.log(area))  # so that the crop fits into the picture
+    aspect = tf.exp(longest * (2 * u[:, 1] - 1))
     height = tf.minimum(1.0, tf.sqrt(area / aspect))
     width = tf.minimum(1.0, tf.sqrt(area * aspect))
     top, left = (1 - height) * u[:, 2], (1 - width) * u[:, 3]
