@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.fft import dctn
 
 from distillation.errors import InputError, reason
 
@@ -30,6 +31,17 @@ def read_rgb(source: bytes | Path) -> Image.Image:
         raise InputError("not an image that Pillow can read") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"cannot be decoded ({reason(error)})") from None
+
+
+def perceptual_hash(encoded: bytes) -> int:
+    """64 bits that stay nearly the same when a picture is scaled, recompressed or recoloured.
+
+    Each tells whether one of the 64 lowest spatial frequencies of the grey picture exceeds their median
+    (pHash: Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
+    """
+    grey = np.asarray(read_rgb(encoded).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float32)
+    low = dctn(grey)[:8, :8].ravel()
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
 def square_jpeg(encoded: bytes, size: int) -> bytes:

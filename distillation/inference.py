@@ -75,7 +75,7 @@ def to_litert(
 
 def _batches(records: Records) -> tf.data.Dataset:
     image_size = records.manifest.image_size
-    decoded = records.dataset().map(lambda _, serialised: decode(serialised, image_size), tf.data.AUTOTUNE)
+    decoded = records.dataset().map(lambda serialised: decode(serialised, image_size), tf.data.AUTOTUNE)
     return decoded.batch(BATCH)
 
 

@@ -8,6 +8,8 @@ trains a distilled student and a cached teacher costs nothing.
 import keras
 from keras import ops
 
+from distillation.records import UNLABELED
+
 
 def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temperature: float):
     """Loss of each example: alpha CE(y, s(z_s)) + (1 - alpha) T^2 KL(s(z_t / T) || s(z_s / T)), s = softmax.
@@ -16,7 +18,7 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
     factor T^2 keeps the size of the soft term's gradient when T changes.
 
     Args:
-        labels: (batch,) integer class numbers.
+        labels: (batch,) integer class numbers; where one is `UNLABELED`, the hard term is 0.
         student_logits, teacher_logits: (batch, classes) float32.
         alpha: weight of the hard label, 0..1; 1 is exactly the cross-entropy of training from scratch.
         temperature: T > 0.
@@ -24,7 +26,7 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
     Returns:
         (batch,) float32, at least 0, in nats.
     """
-    hard = ops.sparse_categorical_crossentropy(labels, student_logits, from_logits=True)
+    hard = _cross_entropy(labels, student_logits)
     teacher = ops.log_softmax(teacher_logits / temperature)
     student = ops.log_softmax(student_logits / temperature)
     soft = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
@@ -56,8 +58,8 @@ class DistillationLoss(keras.losses.Loss):
 
 
 def cross_entropy(targets, outputs, classes: int):
-    """Cross-entropy of each example against its hard label: (batch,) float32, in nats."""
-    return ops.sparse_categorical_crossentropy(hard_labels(targets), outputs[:, :classes], from_logits=True)
+    """Cross-entropy of each example against its hard label, 0 without one: (batch,) float32, in nats."""
+    return _cross_entropy(hard_labels(targets), outputs[:, :classes])
 
 
 def accuracy(targets, outputs, classes: int):
@@ -65,6 +67,19 @@ def accuracy(targets, outputs, classes: int):
     return ops.cast(ops.equal(ops.argmax(outputs[:, :classes], axis=-1), hard_labels(targets)), "float32")
 
 
+class LabeledMean(keras.metrics.MeanMetricWrapper):
+    """The mean of `cross_entropy` or `accuracy` over the examples that have a hard label."""
+
+    def update_state(self, targets, outputs, sample_weight=None):
+        return super().update_state(targets, outputs, ops.cast(hard_labels(targets) != UNLABELED, "float32"))
+
+
 def hard_labels(targets):
     """(batch,) int32 labels out of packed targets."""
     return ops.cast(targets[:, 0], "int32")
+
+
+def _cross_entropy(labels, logits):
+    known = labels != UNLABELED
+    entropy = ops.sparse_categorical_crossentropy(ops.where(known, labels, 0), logits, from_logits=True)
+    return ops.where(known, entropy, 0.0)

@@ -49,6 +49,7 @@ class Data(_Section):
     image_size: Pixels
     validation_fraction: OpenFraction
     test_fraction: OpenFraction
+    labeled_fraction: Annotated[Real, Field(gt=0, le=1)]
     seed: Seed
 
     @model_validator(mode="after")
@@ -62,7 +63,7 @@ class Views(_Section):
     """Augmented views that teacher and student share (`distillation/views.py`)."""
 
     count: Annotated[int, Field(ge=1, le=1000)]
-    min_area: Annotated[Real, Field(gt=0, le=0.75)]  # a larger crop of aspect 4:3 does not fit into the picture
+    min_area: Annotated[Real, Field(gt=0, le=1)]
     colour: Annotated[Real, Field(ge=0, lt=1)]
     seed: Seed
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,17 @@ from distillation.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 SHARD_IMAGES = 2048
+NEAR_BITS = 4  # of the 64 of a perceptual hash
+UNLABELED = -1
 ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million pictures has odds of 3 in 100 million
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture; `id` is a digest of its source bytes, so it does not depend on where the picture lay."""
+    """One picture; `id` is a digest of its source bytes, so it does not depend on where the picture lay.
+
+    A training picture's `label` may be `UNLABELED`.
+    """
 
     id: str
     label: int
@@ -30,14 +35,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says of the records beside it; `counts` is images by split and class name."""
+    """What `manifest.json` says of the records beside it.
+
+    `counts` is images by split and class name, `labeled` the training images whose label is not hidden;
+    `near_duplicates` is how many images of a split resemble one of the training split (see `resembling`).
+    """
 
     classes: list[str]
     counts: dict[str, dict[str, int]]
+    labeled: dict[str, int]
+    near_duplicates: dict[str, int]
     image_size: int
     source: dict[str, str]
     duplicates_dropped: int
     conflicting_duplicates_dropped: int
+
+    def size(self, split: str) -> int:
+        """Number of images in a split."""
+        return sum(self.counts[split].values())
 
 
 def read_manifest(directory: str | Path) -> Manifest:
@@ -90,10 +105,7 @@ def stratified_split(
     share = 1 if max_images is None else min(1, max_images / max(1, len(examples)))
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for label, name in enumerate(classes):
-        of_class = sorted(
-            (example for example in examples if example.label == label),
-            key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest(),
-        )
+        of_class = _ranked((example for example in examples if example.label == label), seed)
         of_class = of_class[: max(3, round(len(of_class) * share))]
         count = len(of_class)
         if count < len(SPLITS):
@@ -104,6 +116,23 @@ def stratified_split(
         splits["validation"] += of_class[test : test + validation]
         splits["train"] += of_class[test + validation :]
     return {name: sorted(split, key=lambda example: example.id) for name, split in splits.items()}
+
+
+def hide_labels(examples: Sequence[Example], labeled_fraction: float, seed: int) -> list[Example]:
+    """Leave that share of each class its label, one picture at least; all others become `UNLABELED`.
+
+    The order stays. By rank, as in the split: what a smaller share keeps, a larger one keeps too.
+    """
+    kept: set[str] = set()
+    for label in {example.label for example in examples}:
+        of_class = _ranked((example for example in examples if example.label == label), seed)
+        kept.update(example.id for example in of_class[: max(1, round(len(of_class) * labeled_fraction))])
+    return [example if example.id in kept else replace(example, label=UNLABELED) for example in examples]
+
+
+def resembling(hashes: np.ndarray, reference: np.ndarray) -> int:
+    """How many of `hashes` (n,) uint64 differ from one of `reference` (m,) uint64 in at most `NEAR_BITS` bits."""
+    return sum(bool((np.bitwise_count(reference ^ value) <= NEAR_BITS).any()) for value in hashes)
 
 
 def write_records(directory: Path, splits: dict[str, list[Example]], manifest: Manifest) -> None:
@@ -126,13 +155,13 @@ def class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[st
 
 
 class Records:
-    """One split of a directory of records, in id order.
+    """One split of a directory of records, in id order; with `labeled_only`, without what is `UNLABELED`.
 
     `ids` (n,) str, `labels` (n,) int64 and `sources` (n,) str are held in memory; the pictures stream.
     Raises `InputError` where shards are missing, corrupt, or hold another count than the manifest says.
     """
 
-    def __init__(self, directory: str | Path, split: str):
+    def __init__(self, directory: str | Path, split: str, labeled_only: bool = False):
         self.directory, self.split = Path(directory), split
         self.manifest = read_manifest(directory)
         self.files = sorted(str(path) for path in self.directory.glob(f"{split}-*.tfrecord"))
@@ -145,20 +174,25 @@ class Records:
             raise InputError(
                 f"{self.directory}/{split}-*.tfrecord is corrupt ({reason(error)}): run `dvc repro`"
             ) from None
-        expected = sum(self.manifest.counts[split].values())
+        expected = self.manifest.size(split)
         found = sum(len(row[0]) for row in rows)
         if found != expected:
             raise InputError(f"{self.directory}/{split}-*.tfrecord hold {found} images; manifest.json says {expected}")
         ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
-        self.ids, self.labels, self.sources = ids.astype(str), labels, sources.astype(str)
+        self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
+        self.ids, self.labels, self.sources = (
+            column[self._taken] for column in (ids.astype(str), labels, sources.astype(str))
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def dataset(self) -> tf.data.Dataset:
-        """Serialised examples in id order, numbered: (number int64, serialised string)."""
-        numbered = tf.data.TFRecordDataset(self.files).enumerate()
-        return numbered.apply(tf.data.experimental.assert_cardinality(len(self)))
+        """Serialised examples in id order: scalar strings."""
+        taken = tf.data.Dataset.from_tensor_slices(self._taken)
+        examples = tf.data.Dataset.zip(taken, tf.data.TFRecordDataset(self.files))
+        examples = examples.filter(lambda take, _: take).map(lambda _, serialised: serialised)
+        return examples.apply(tf.data.experimental.assert_cardinality(len(self)))
 
 
 def decode(serialised: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
@@ -174,6 +208,10 @@ _FEATURES = {
     "source": tf.io.FixedLenFeature([], tf.string),
     "jpeg": tf.io.FixedLenFeature([], tf.string),
 }
+
+
+def _ranked(examples: Iterable[Example], seed: int) -> list[Example]:
+    return sorted(examples, key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest())
 
 
 def _serialise(example: Example) -> bytes:

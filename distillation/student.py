@@ -39,6 +39,8 @@ def train_student(
 ) -> str:
     """Train and publish a student; both share initial weights, data order, views, schedule and budget.
 
+    Without a teacher it learns from the labeled pictures alone, in as many steps.
+
     Args:
         stage: the stage in dvc.yaml.
         name: what the published files are called.
@@ -50,7 +52,8 @@ def train_student(
     Returns:
         The stage's line of result.
     """
-    train, validation = (Records("data/records", split) for split in ("train", "validation"))
+    train = Records("data/records", "train", labeled_only=not soft_targets)
+    validation = Records("data/records", "validation")
     student = params.student
     training.set_seed(student.seed)
     model = build_student(student, loss.classes)
@@ -59,7 +62,7 @@ def train_student(
         model if len(soft_targets) < 2 else _with_projection(model, soft_targets[1].shape[2:]),
         training.view_batches(train, student.image_size, params.views, student, soft_targets),
         training.plain_batches(validation, student.image_size, student.batch_size),
-        len(train),
+        train.manifest.size("train"),
         student,
         loss,
         student.warmup_epochs,

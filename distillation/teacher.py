@@ -30,12 +30,24 @@ def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) ->
     if weights is not None:
         backbone.set_weights(_pretrained(teacher.width, weights))
     else:
-        # Keras sets 0.999, with which the moving statistics need thousands of steps to settle.
-        for layer in backbone.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                layer.momentum = 0.9
+        _ready_to_train(backbone)
     features = layers.Dropout(teacher.dropout)(backbone.output)
     return keras.Model(inputs, layers.Dense(classes, name=HEAD)(features), name="teacher")
+
+
+def _ready_to_train(backbone: keras.Model) -> None:
+    """From random weights, MobileNetV2 stays at chance for long unless its residual blocks start as their shortcuts.
+
+    So the scale of the last normalisation of each starts at zero (Goyal et al., "Accurate, large minibatch
+    SGD", 2017, section 5.1). And Keras sets the momentum of normalisation to 0.999, with which the moving
+    statistics need thousands of steps to settle.
+    """
+    names = {layer.name for layer in backbone.layers}
+    for layer in backbone.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9
+            if layer.name.endswith("_project_BN") and layer.name.replace("_project_BN", "_add") in names:
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
 
 
 def _pretrained(width: float, weights: str) -> list:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from distillation.checkpoint import Checkpoint, discard
 from distillation.errors import InputError
 from distillation.files import replacing, write_json
-from distillation.losses import DistillationLoss, accuracy, cross_entropy
+from distillation.losses import DistillationLoss, LabeledMean, accuracy, cross_entropy
 from distillation.params import Training, Views
 from distillation.records import Records, decode
 from distillation.views import augmented, plain
@@ -34,10 +34,11 @@ def view_batches(
     """Training batches of augmented views with their targets, for any range of epochs.
 
     Epoch e shows view e mod `views.count` of every picture, in an order that is a function of
-    `training.seed` and e: a resumed run sees what the undisturbed one would have.
+    `training.seed` and e: a resumed run sees what the undisturbed one would have. An epoch is as long as
+    the whole training split: where `records` are the labeled ones alone, it shows several views of each.
 
     Args:
-        records: the training split, n pictures.
+        records: n pictures of the training split.
         image_size: side of the views in pixels.
         views, training: augmentation; batch size and seed.
         soft_targets: the teacher's answers, each (n, views.count, ...) in id order, to be packed behind the label.
@@ -46,39 +47,57 @@ def view_batches(
         A function from a range of epochs to batches (images (batch, size, size, 3) float32 0..255,
         targets (batch, 1 + ...) float32; see `distillation/losses.py`).
     """
-    image_size_on_disk = records.manifest.image_size
-    answers = [tf.constant(answer.reshape(*answer.shape[:2], -1)) for answer in soft_targets]
+    image_size_on_disk, count, images = records.manifest.image_size, len(records), records.manifest.size("train")
+    rows = [answer.reshape(*answer.shape[:2], -1) for answer in soft_targets]
+    # As integers of that size: TensorFlow greets a float16 constant with an error message on most CPUs.
+    answers = [(tf.constant(row.view(f"int{8 * row.itemsize}")), row.dtype) for row in rows]
 
-    def parse(number: tf.Tensor, serialised: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"number": number, **decode(serialised, image_size_on_disk)}
+    def parse(serialised: tf.Tensor) -> dict[str, tf.Tensor]:
+        return decode(serialised, image_size_on_disk)
 
-    def to_views(batch: dict[str, tf.Tensor], epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        view = epoch % views.count
-        at = tf.stack([batch["number"], tf.fill(tf.shape(batch["number"]), view)], axis=1)
-        targets = [batch["label"][:, None], *(tf.gather_nd(answer, at) for answer in answers)]
+    def to_views(batch: dict[str, tf.Tensor], position: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        view = (epoch + position // count) % views.count
+        at = tf.stack([position % count, view], axis=1)
+        seen = (tf.bitcast(tf.gather_nd(bits, at), dtype) for bits, dtype in answers)
+        targets = [batch["label"][:, None], *seen]
         packed = tf.concat([tf.cast(target, tf.float32) for target in targets], axis=1)
         return augmented(batch["image"], batch["id"], view, image_size, views), packed
 
     examples = records.dataset()
-    if len(records) * image_size_on_disk**2 * 3 <= CACHE_BYTES:
-        shuffled = shuffled_batches(examples.map(parse, tf.data.AUTOTUNE).cache(), len(records), training)
+    if count * image_size_on_disk**2 * 3 <= CACHE_BYTES:
+        shuffled = shuffled_batches(examples.map(parse, tf.data.AUTOTUNE).cache(), images, images, training)
     else:
-        shuffled = shuffled_batches(examples, SHUFFLE_BUFFER, training, parse)
+        shuffled = shuffled_batches(examples, images, SHUFFLE_BUFFER, training, parse)
     return lambda epochs: shuffled(epochs).map(to_views, tf.data.AUTOTUNE)
 
 
 def shuffled_batches(
-    examples: tf.data.Dataset, buffer: int, training: Training, parse: Callable | None = None
+    examples: tf.data.Dataset, images: int, buffer: int, training: Training, parse: Callable | None = None
 ) -> Callable[[range], tf.data.Dataset]:
-    """Full batches in another order each epoch, the order a function of (training.seed, epoch): (batch, epoch)."""
+    """Full batches in another order each epoch, the order a function of (training.seed, epoch).
+
+    Args:
+        examples: at most `images` of them; they are repeated until they are that many.
+        images: examples in an epoch.
+        buffer: how many wait to be shuffled.
+        training: batch size and seed.
+        parse: what makes of an example what is batched, after shuffling.
+
+    Returns:
+        A function from a range of epochs to (batch, positions in 0..images-1 before shuffling (batch,) int64, epoch).
+    """
+    copies = -(-images // len(examples))
+    if copies > 1:  # else `take` would end before a cache below it is complete
+        examples = examples.repeat(copies).take(images)
+    positioned = tf.data.Dataset.zip(examples, tf.data.Dataset.range(images))
 
     def of_epoch(epoch: int) -> tf.data.Dataset:
         seed = int(np.random.SeedSequence([training.seed, epoch]).generate_state(1)[0])
-        shuffled = examples.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+        shuffled = positioned.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
         if parse is not None:
-            shuffled = shuffled.map(parse, tf.data.AUTOTUNE)
-        numbers = tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64)).repeat()
-        return tf.data.Dataset.zip(shuffled.batch(training.batch_size, drop_remainder=True), numbers)
+            shuffled = shuffled.map(lambda example, position: (parse(example), position), tf.data.AUTOTUNE)
+        batches = shuffled.batch(training.batch_size, drop_remainder=True)
+        return batches.map(lambda batch, positions: (batch, positions, tf.constant(epoch, tf.int64)))
 
     return lambda epochs: functools.reduce(tf.data.Dataset.concatenate, map(of_epoch, epochs))
 
@@ -86,7 +105,7 @@ def shuffled_batches(
 def plain_batches(records: Records, image_size: int, batch_size: int) -> tf.data.Dataset:
     """The plain view of every picture with its hard label, for validation; cached where it fits in memory."""
     image_size_on_disk = records.manifest.image_size
-    decoded = records.dataset().map(lambda _, serialised: decode(serialised, image_size_on_disk), tf.data.AUTOTUNE)
+    decoded = records.dataset().map(lambda serialised: decode(serialised, image_size_on_disk), tf.data.AUTOTUNE)
     batches = decoded.batch(batch_size).map(
         lambda batch: (plain(batch["image"], image_size), tf.cast(batch["label"][:, None], tf.float32)),
         tf.data.AUTOTUNE,
@@ -108,8 +127,8 @@ def fit(
 
     `publish`, called afterwards, ends the stage and discards the checkpoint.
 
-    AdamW (Loshchilov and Hutter, 2019; no decay on biases and normalisation), linear warm-up, cosine
-    to zero. The weights after the last epoch are the result: none is chosen by validation.
+    `Muon`, no decay on biases and normalisation, linear warm-up, cosine to zero. The weights after the
+    last epoch are the result: none is chosen by validation.
 
     Args:
         stage: name in dvc.yaml, which names the checkpoint.
@@ -129,7 +148,7 @@ def fit(
     if steps == 0:
         raise InputError(f"{stage}: batch_size = {training.batch_size} is more than the {images} training images")
     total, warmup = steps * training.epochs, round(steps * warmup_epochs)
-    optimizer = keras.optimizers.AdamW(
+    optimizer = Muon(
         keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else training.learning_rate,
             max(1, total - warmup),
@@ -137,12 +156,10 @@ def fit(
             warmup_steps=warmup,
         ),
         weight_decay=training.weight_decay,
+        adam_weight_decay=training.weight_decay,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
-    metrics = [
-        keras.metrics.MeanMetricWrapper(metric, name=metric.__name__, classes=loss.classes)
-        for metric in (accuracy, cross_entropy)
-    ]
+    metrics = [LabeledMean(metric, name=metric.__name__, classes=loss.classes) for metric in (accuracy, cross_entropy)]
     model.compile(optimizer, loss, metrics=metrics)
     checkpoint = Checkpoint(stage)
     done = checkpoint.restore(model)
@@ -179,6 +196,29 @@ def publish(stage: str, name: str, model: keras.Model, history: list[dict[str, f
     write_json(f"metrics/{name}.json", final)
     discard(stage)
     return f"{stage}: validation accuracy {final['validation_accuracy']:.4f} -> {weights}"
+
+
+class Muon(keras.optimizers.Muon):
+    """Muon on the kernels of convolutions, AdamW (Loshchilov and Hutter, 2019) on all else.
+
+    Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest semi-orthogonal matrix; here
+    the matrix of a kernel (height, width, in, out) is (height width in, out). Updates are scaled to the size
+    of AdamW's (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2), so both share one rate.
+    Keras's own class leaves convolutions to AdamW.
+    """
+
+    def _should_use_adamw(self, variable: keras.Variable) -> bool:
+        return len(variable.shape) != 4 or variable.shape[-1] == 1  # the latter: a depthwise kernel is no matrix
+
+    def zeropower_via_newtonschulz5(self, x, steps: int):
+        return keras.ops.reshape(super().zeropower_via_newtonschulz5(_matrix(x), steps), x.shape)
+
+    def lr_adjust(self, x):
+        return keras.ops.reshape(super().lr_adjust(_matrix(x)), x.shape)
+
+
+def _matrix(kernel):
+    return keras.ops.reshape(kernel, (-1, kernel.shape[-1]))
 
 
 class _EpochLine(keras.callbacks.Callback):

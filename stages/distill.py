@@ -19,7 +19,7 @@ def main(params: Params) -> str:
     """
     distill, manifest = params.distill, read_manifest("data/records")
     soft_targets = [_read(Path("data/teacher_logits.npy")), _read(Path("data/teacher_features.npy"))]
-    expected = (sum(manifest.counts["train"].values()), params.views.count, len(manifest.classes))
+    expected = (manifest.size("train"), params.views.count, len(manifest.classes))
     if soft_targets[0].shape != expected:
         raise InputError(
             f"data/teacher_logits.npy has shape {soft_targets[0].shape}, should be {expected}: run `dvc repro`"

@@ -3,17 +3,21 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from distillation.console import progress, run
 from distillation.errors import InputError
 from distillation.files import replacing
-from distillation.images import square_jpeg
+from distillation.images import perceptual_hash, square_jpeg
 from distillation.params import Params
 from distillation.records import (
     Example,
     Manifest,
     class_counts,
     drop_duplicates,
+    hide_labels,
     image_id,
+    resembling,
     stratified_split,
     write_records,
 )
@@ -39,12 +43,20 @@ def main(params: Params) -> str:
     with open_source(data) as source, ThreadPoolExecutor() as pool:
         pictures = progress(source.pictures, source.count, "prepare: reading images")
         examples, duplicates, conflicting = drop_duplicates(pool.map(to_example, pictures))
-    splits = stratified_split(
-        examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, data.max_images
-    )
+        splits = stratified_split(
+            examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, data.max_images
+        )
+        hashes = {
+            name: np.array([*pool.map(perceptual_hash, (example.jpeg for example in split))], np.uint64)
+            for name, split in splits.items()
+        }
+    counts = {name: class_counts(split, source.classes) for name, split in splits.items()}
+    splits["train"] = hide_labels(splits["train"], data.labeled_fraction, data.seed)
     manifest = Manifest(
         classes=source.classes,
-        counts={name: class_counts(split, source.classes) for name, split in splits.items()},
+        counts=counts,
+        labeled=class_counts(splits["train"], source.classes),
+        near_duplicates={name: resembling(hashes[name], hashes["train"]) for name in ("validation", "test")},
         image_size=data.image_size,
         source={"name": source.name, "version": source.version},
         duplicates_dropped=duplicates,

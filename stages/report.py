@@ -62,7 +62,7 @@ pre { columns: 2; overflow-x: auto; }
 def main(params: Params) -> str:
     """Write figures, report and table; return the table and the verdict, for the terminal."""
     metrics, export = read_json("metrics/evaluate.json"), read_json("metrics/export.json")
-    train, test = (Records("data/records", split) for split in ("train", "test"))
+    train, test = Records("data/records", "train", labeled_only=True), Records("data/records", "test")
     drawn = _draw(params, metrics, export, train, test)
     with replacing(FIGURES) as directory:
         directory.mkdir()
@@ -124,7 +124,8 @@ def _logits(test: Records) -> dict[str, np.ndarray]:
 def _pictures(records: Records, numbers: Sequence[int]) -> np.ndarray:
     """Pictures (n, size, size, 3) uint8 by their numbers in id order."""
     wanted = tf.constant(numbers, tf.int64)
-    found = records.dataset().take(max(numbers) + 1).filter(lambda number, _: tf.reduce_any(number == wanted))
+    numbered = records.dataset().take(max(numbers) + 1).enumerate()
+    found = numbered.filter(lambda number, _: tf.reduce_any(number == wanted))
     images = {
         int(number): decode(serialised, records.manifest.image_size)["image"].numpy() for number, serialised in found
     }
@@ -173,7 +174,9 @@ def _exported(export: dict) -> pd.DataFrame:
 def _describe(train: Records, test: Records) -> str:
     source, classes = train.manifest.source, len(train.manifest.classes)
     name = f"{source['name']} {source['version']}".strip()  # a folder has no version
-    return f"{name}: {len(train):,} training and {len(test):,} test pictures of {classes} classes"
+    images, labeled = train.manifest.size("train"), sum(train.manifest.labeled.values())
+    unlabeled = f" ({labeled:,} of them labeled)" if labeled < images else ""
+    return f"{name}: {images:,} training{unlabeled} and {len(test):,} test pictures of {classes} classes"
 
 
 def _gain(metrics: dict) -> str:

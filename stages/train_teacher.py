@@ -19,31 +19,22 @@ STAGE = "train_teacher"
 def main(params: Params) -> str:
     """Write the teacher's weights, its final metrics and its history."""
     teacher = params.teacher
-    records = {split: Records("data/records", split) for split in ("train", "validation")}
+    labeled, validation = Records("data/records", "train", labeled_only=True), Records("data/records", "validation")
     training.set_seed(teacher.seed)
-    model = build_teacher(teacher, len(records["train"].manifest.classes), teacher.weights)
+    model = build_teacher(teacher, len(labeled.manifest.classes), teacher.weights)
     train = _train_whole if teacher.weights is None else _train_head
-    history = train(model, records["train"], records["validation"], params)
+    history = train(model, labeled, validation, params)
     return training.publish(STAGE, "teacher", model, history)
 
 
 def _train_whole(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
-    """From random weights, MobileNetV2 stays at chance for long unless its residual blocks start as their shortcuts.
-
-    So the scale of the last normalisation of each starts at zero (Goyal et al., "Accurate, large minibatch
-    SGD", 2017, section 5.1), and the learning rate is warmed up over the first epoch.
-    """
     teacher = params.teacher
-    names = {layer.name for layer in model.layers}
-    for layer in model.layers:
-        if layer.name.endswith("_project_BN") and layer.name.replace("_project_BN", "_add") in names:
-            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     return training.fit(
         STAGE,
         model,
         training.view_batches(train, teacher.image_size, params.views, teacher),
         training.plain_batches(validation, teacher.image_size, teacher.batch_size),
-        len(train),
+        train.manifest.size("train"),
         teacher,
         DistillationLoss(len(train.manifest.classes)),
         warmup_epochs=1,
@@ -63,14 +54,16 @@ def _train_head(model: keras.Model, train: Records, validation: Records, params:
     ]
     held_out = predict(backbone, plain_images(validation, teacher.image_size), len(validation), f"{STAGE}: validation")
     head = keras.Sequential([keras.Input(held_out.shape[1:]), layers.Dropout(teacher.dropout), model.get_layer(HEAD)])
-    examples = tf.data.Dataset.from_tensor_slices((np.concatenate(features), np.tile(train.labels, len(features))))
-    shuffled = training.shuffled_batches(examples, len(features) * len(train), teacher)
+    labels = np.tile(train.labels, len(features))[:, None].astype(np.float32)
+    images = len(features) * train.manifest.size("train")
+    examples = tf.data.Dataset.from_tensor_slices((np.concatenate(features), labels))
+    shuffled = training.shuffled_batches(examples, images, images, teacher)
     return training.fit(
         STAGE,
         head,
-        lambda epochs: shuffled(epochs).map(lambda batch, _: (batch[0], tf.cast(batch[1][:, None], tf.float32))),
+        lambda epochs: shuffled(epochs).map(lambda batch, *_: batch),
         tf.data.Dataset.from_tensors((held_out, validation.labels[:, None].astype(np.float32))),
-        len(features) * len(train),
+        images,
         teacher,
         DistillationLoss(len(train.manifest.classes)),
     )

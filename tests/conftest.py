@@ -12,10 +12,10 @@ sys.path.insert(0, str(ROOT))  # `stages` belongs to the repository, not to the 
 import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting from the output
 
 # isort: split
-from helpers import random_examples  # noqa: E402
+from helpers import random_examples, write  # noqa: E402
 
 from distillation.params import Params, load_params  # noqa: E402
-from distillation.records import Manifest, Records, class_counts, stratified_split, write_records  # noqa: E402
+from distillation.records import Records, stratified_split  # noqa: E402
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reproducible")
@@ -35,8 +35,7 @@ def records_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 random pictures of three classes: 24 to train on, 6 for validation, 6 for the test."""
     directory = tmp_path_factory.mktemp("data") / "records"
     splits = stratified_split(random_examples(36, len(CLASSES), IMAGE_SIZE), CLASSES, 0.2, 0.2, seed=0)
-    counts = {name: class_counts(split, CLASSES) for name, split in splits.items()}
-    write_records(directory, splits, Manifest(CLASSES, counts, IMAGE_SIZE, {"name": "random", "version": "1"}, 0, 0))
+    write(directory, splits, CLASSES, IMAGE_SIZE)
     return directory
 
 

@@ -1,13 +1,14 @@
 """Functions that several test files share."""
 
 import io
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from distillation.records import Example, image_id
+from distillation.records import Example, Manifest, class_counts, hide_labels, image_id, write_records
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -47,3 +48,19 @@ def bare_examples(count: int, classes: int, seed: int = 0) -> list[Example]:
         Example(image_id(content), number % classes, f"picture {number}", content)
         for number, content in enumerate(contents)
     ]
+
+
+def write(
+    directory: Path,
+    splits: dict[str, list[Example]],
+    classes: list[str],
+    image_size: int = 32,
+    labeled_fraction: float = 1,
+) -> None:
+    """Write records, hiding labels of the training split, with a manifest that says what they hold."""
+    counts = {name: class_counts(examples, classes) for name, examples in splits.items()}
+    train = hide_labels(splits["train"], labeled_fraction, seed=0)
+    near = {"validation": 0, "test": 0}
+    source = {"name": "test", "version": "1"}
+    manifest = Manifest(classes, counts, class_counts(train, classes), near, image_size, source, 0, 0)
+    write_records(directory, splits | {"train": train}, manifest)

@@ -9,7 +9,8 @@ from helpers import encoded, random_picture
 from PIL import Image
 
 from distillation.errors import InputError
-from distillation.images import read_rgb, square_jpeg
+from distillation.images import perceptual_hash, read_rgb, square_jpeg
+from distillation.records import NEAR_BITS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -203,3 +204,24 @@ def test_anything_else_becomes_a_square_rgb_jpeg(content: bytes):
     expected = read_rgb(content).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(read_rgb(written), float) - np.asarray(expected, float)).mean() < 3
     assert square_jpeg(written, 32) == written
+
+
+def smooth_picture(seed: int, size: int = 120) -> Image.Image:
+    """A picture with large shapes, as photographs have: coarse noise, enlarged."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def bits_apart(one: Image.Image, other: Image.Image, **options: object) -> int:
+    mine, theirs = perceptual_hash(encoded(one, "PNG")), perceptual_hash(encoded(other, "JPEG", **options))
+    return (mine ^ theirs).bit_count()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_perceptual_hash_sees_through_scale_compression_and_brightness_but_not_another_picture(seed: int):
+    picture = smooth_picture(seed)
+    assert bits_apart(picture, picture.resize((64, 64)), quality=95) <= NEAR_BITS
+    assert bits_apart(picture, picture, quality=40) <= NEAR_BITS
+    assert bits_apart(picture, picture.point(lambda value: 20 + 0.8 * value), quality=95) <= NEAR_BITS
+    assert bits_apart(picture, smooth_picture(seed + 100), quality=95) > 3 * NEAR_BITS
+    assert bits_apart(picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=95) > 3 * NEAR_BITS

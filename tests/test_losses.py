@@ -11,7 +11,15 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from distillation.losses import DistillationLoss, accuracy, cross_entropy, distillation_loss, hard_labels
+from distillation.losses import (
+    DistillationLoss,
+    LabeledMean,
+    accuracy,
+    cross_entropy,
+    distillation_loss,
+    hard_labels,
+)
+from distillation.records import UNLABELED
 
 
 def reference(
@@ -132,6 +140,31 @@ def test_features_add_their_mean_squared_distance_by_the_teachers_share(alpha: f
     distance = ((mine.astype(np.float64) - theirs) ** 2).sum(axis=1) / 4
     expected = reference(labels, student, teacher, alpha, 2.0) + (1 - alpha) * feature_weight * distance
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_without_a_label_only_the_teacher_counts():
+    labels, student, teacher = random_logits(3)
+    hidden = np.where(np.arange(len(labels)) % 2, UNLABELED, labels)
+    known = hidden != UNLABELED
+    loss = distillation_loss(hidden, student, teacher, 0.3, 2.0)
+    expected = reference(labels, student, teacher, 0.3, 2.0)
+    np.testing.assert_allclose(loss[known], expected[known], rtol=1e-4)
+    soft = 0.7 * reference(labels, student, teacher, 0.0, 2.0)
+    np.testing.assert_allclose(loss[~known], soft[~known], rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_are_means_over_what_is_labeled():
+    labels, logits, _ = random_logits(3)
+    hidden = np.where(np.arange(len(labels)) % 2, UNLABELED, labels)
+    known = hidden != UNLABELED
+    for metric, values in (
+        (accuracy, logits.argmax(axis=1) == labels),
+        (cross_entropy, -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]),
+    ):
+        mean = LabeledMean(metric, classes=3)
+        for half in (slice(0, 3), slice(3, None)):
+            mean.update_state(packed(hidden[half]), logits[half])
+        assert float(mean.result()) == pytest.approx(values[known].mean(), rel=1e-5)
 
 
 def test_alpha_one_ignores_the_teacher_to_the_last_bit():

@@ -161,7 +161,7 @@ def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: ker
 
 def test_images_for_inference_are_the_views_in_id_order(records: Records, params: Params):
     size = records.manifest.image_size
-    decoded = [decode(serialised, size)["image"] for _, serialised in records.dataset()]
+    decoded = [decode(serialised, size)["image"] for serialised in records.dataset()]
     seen = np.concatenate([*plain_images(records, 32).as_numpy_iterator()])
     np.testing.assert_allclose(seen, plain(tf.stack(decoded), 32), atol=1e-3)
     seen = np.concatenate([*view_images(records, 32, params.views, 3).as_numpy_iterator()])

@@ -81,7 +81,7 @@ def test_presets_set_what_the_default_sets():
         ("views.count", 0, "1"),
         ("views.count", "8", "integer"),
         ("views.min_area", 0, "greater than 0"),
-        ("views.min_area", 0.76, "0.75"),
+        ("views.min_area", 1.1, "1"),
         ("views.colour", 1, "less than 1"),
         ("teacher.width", 0.6, "0.5"),
         ("teacher.dropout", 1.0, "less than 1"),

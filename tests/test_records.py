@@ -8,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import bare_examples, random_examples
+from helpers import bare_examples, random_examples, write
 from PIL import Image
 
 from distillation import records
 from distillation.errors import InputError
 from distillation.records import (
+    UNLABELED,
     Example,
-    Manifest,
     Records,
     class_counts,
     decode,
     drop_duplicates,
+    hide_labels,
     image_id,
     read_manifest,
+    resembling,
     stratified_split,
-    write_records,
 )
 
 CLASSES = ["ant", "bee", "cow"]
@@ -38,16 +39,11 @@ def placed(splits: dict[str, list[Example]]) -> dict[str, str]:
     return {example.id: name for name, examples in splits.items() for example in examples}
 
 
-def write(directory: Path, splits: dict[str, list[Example]], image_size: int = 32) -> None:
-    counts = {name: class_counts(examples, CLASSES) for name, examples in splits.items()}
-    write_records(directory, splits, Manifest(CLASSES, counts, image_size, {"name": "test", "version": "1"}, 0, 0))
-
-
 @pytest.fixture
 def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of records whose training split has several shards."""
     monkeypatch.setattr(records, "SHARD_IMAGES", 5)
-    write(tmp_path / "records", split(random_examples(27, 3)))
+    write(tmp_path / "records", split(random_examples(27, 3)), CLASSES)
     return tmp_path / "records"
 
 
@@ -173,19 +169,56 @@ def test_records_come_back_in_id_order_through_several_shards(sharded: Path):
     assert read.sources.tolist() == [example.source for example in expected]
     assert read.manifest.classes == CLASSES
     assert int(read.dataset().cardinality()) == len(expected)
-    for (number, serialised), (index, example) in zip(read.dataset(), enumerate(expected), strict=True):
+    for serialised, example in zip(read.dataset(), expected, strict=True):
         decoded = decode(serialised, 32)
-        assert (int(number), decoded["id"].numpy().decode(), int(decoded["label"])) == (
-            index,
-            example.id,
-            example.label,
-        )
+        assert (decoded["id"].numpy().decode(), int(decoded["label"])) == (example.id, example.label)
         by_pillow = np.asarray(Image.open(io.BytesIO(example.jpeg)), int)
         assert np.abs(decoded["image"].numpy() - by_pillow).max() <= 1
 
 
+@pytest.mark.parametrize(("share", "kept"), [(1, 100), (0.25, 25), (0.001, 1)])
+def test_each_class_keeps_its_share_of_labels(share: float, kept: int):
+    examples = bare_examples(300, 3)
+    hidden = hide_labels(examples, share, seed=0)
+    assert [example.id for example in hidden] == [example.id for example in examples]
+    assert Counter(example.label for example in hidden if example.label != UNLABELED) == dict.fromkeys(range(3), kept)
+    assert all(example.label in (true.label, UNLABELED) for example, true in zip(hidden, examples, strict=True))
+
+
+def test_labels_kept_of_a_smaller_share_are_kept_of_a_larger_one():
+    examples = bare_examples(300, 3)
+    few, many = (
+        {example.id for example in hide_labels(examples, share, seed=0) if example.label != UNLABELED}
+        for share in (0.1, 0.3)
+    )
+    assert few < many
+    assert few != {example.id for example in hide_labels(examples, 0.1, seed=1) if example.label != UNLABELED}
+
+
+def test_labeled_records_leave_out_what_is_unlabeled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "SHARD_IMAGES", 5)
+    splits = split(random_examples(60, 3))
+    write(tmp_path / "records", splits, CLASSES, labeled_fraction=0.3)
+    hidden = hide_labels(splits["train"], 0.3, seed=0)
+    labeled = [example for example in hidden if example.label != UNLABELED]
+    assert 3 <= len(labeled) < len(splits["train"])
+    read = Records(tmp_path / "records", "train", labeled_only=True)
+    assert read.ids.tolist() == [example.id for example in labeled]
+    assert read.labels.tolist() == [example.label for example in labeled]
+    assert [decode(serialised, 32)["id"].numpy().decode() for serialised in read.dataset()] == read.ids.tolist()
+    assert int(read.dataset().cardinality()) == len(read) == len(labeled)
+    assert len(Records(tmp_path / "records", "train")) == len(splits["train"])
+
+
+def test_resemblance_counts_hashes_within_a_few_bits():
+    reference = np.array([0, 2**64 - 1], np.uint64)
+    hashes = np.array([0, 0b1111, 0b11111, 2**64 - 1 - 2**63, 0xFFFFFFFF], np.uint64)
+    assert resembling(hashes, reference) == 3
+    assert resembling(reference[:0], reference) == 0
+
+
 def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
-    write(tmp_path / "again", split(random_examples(27, 3)))
+    write(tmp_path / "again", split(random_examples(27, 3)), CLASSES)
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
         for directory in (sharded, tmp_path / "again")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from helpers import changed
+from helpers import changed, random_examples, write
 from keras import layers
 
 from distillation import checkpoint, training
@@ -19,7 +19,7 @@ from distillation.files import read_json
 from distillation.inference import view_images
 from distillation.losses import DistillationLoss
 from distillation.params import Params, Student, Views
-from distillation.records import Records
+from distillation.records import Records, stratified_split
 from distillation.student import build_student
 from distillation.training import fit, plain_batches, publish, set_seed, shuffled_batches, view_batches
 
@@ -162,6 +162,59 @@ def test_features_stand_behind_the_logits_row_by_row(records: Records, views: Vi
         assert np.array_equal(targets[:, 1 + CLASSES :], features[number, 1].reshape(BATCH, -1).astype(np.float32))
 
 
+def test_few_labeled_pictures_fill_an_epoch_with_further_views(views: Views, student: Student, tmp_path: Path):
+    splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
+    write(tmp_path / "records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.3)
+    labeled = Records(tmp_path / "records", "train", labeled_only=True)
+    images = len(splits["train"])
+    assert 2 * len(labeled) < images
+    one = changed(student, batch_size=1)
+    (_, first), (_, second) = (
+        map(np.concatenate, zip(*numbered_batches(labeled, views, one, range(epoch, epoch + 1)), strict=True))
+        for epoch in (0, 1)
+    )
+    expected = [(number % len(labeled), number // len(labeled) % VIEWS) for number in range(images)]
+    assert sorted(zip(*first[:, 1:3].astype(int).T.tolist(), strict=True)) == sorted(expected)
+    expected = [(number, (view + 1) % VIEWS) for number, view in expected]
+    assert sorted(zip(*second[:, 1:3].astype(int).T.tolist(), strict=True)) == sorted(expected)
+    assert np.array_equal(first[:, 0], labeled.labels[first[:, 1].astype(int)])
+
+
+def test_muon_takes_the_nearest_orthogonal_matrix_of_a_kernels_momentum():
+    rng = np.random.default_rng(0)
+    kernel = keras.Variable(np.zeros((3, 3, 8, 16), np.float32))
+    gradients = rng.normal(size=(2, 3, 3, 8, 16)).astype(np.float32)
+    optimizer = training.Muon(0.5, weight_decay=0, adam_weight_decay=0)
+    optimizer.build([kernel])
+    momentum, expected = np.zeros((72, 16)), np.zeros((72, 16))
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [kernel])
+        momentum = 0.95 * momentum + gradient.reshape(72, 16)
+        u, _, v = np.linalg.svd(gradient.reshape(72, 16) + 0.95 * momentum, full_matrices=False)
+        expected -= 0.5 * 0.2 * 72**0.5 * u @ v
+    # Five Newton-Schulz steps bring the singular values near 1, between 0.7 and 1.2, not to it.
+    moved = kernel.numpy().reshape(72, 16)
+    assert np.vdot(moved, expected) / np.linalg.norm(moved) / np.linalg.norm(expected) > 0.97
+    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(expected), rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 1), (16, 3), (16,)])
+def test_all_but_convolutions_is_trained_by_adamw(shape: tuple[int, ...]):
+    rng = np.random.default_rng(0)
+    start, *gradients = rng.normal(size=(4, *shape)).astype(np.float32)
+    optimizers = [
+        training.Muon(0.1, weight_decay=0.3, adam_weight_decay=0.3),
+        keras.optimizers.AdamW(0.1, weight_decay=0.3),
+    ]
+    ends = []
+    for optimizer in optimizers:
+        variable = keras.Variable(start)
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        ends.append(variable.numpy())
+    np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-5)
+
+
 def test_resumed_epochs_show_what_the_undisturbed_ones_would_have(records: Records, views: Views, student: Student):
     steps = len(records) // BATCH
     whole = numbered_batches(records, views, student, range(EPOCHS))
@@ -174,10 +227,11 @@ def test_resumed_epochs_show_what_the_undisturbed_ones_would_have(records: Recor
 
 def test_order_depends_on_the_seed_alone(student: Student):
     def order(seed: int, epoch: int) -> list[int]:
-        of_range = shuffled_batches(tf.data.Dataset.range(50), 50, changed(student, seed=seed, batch_size=10))
+        of_range = shuffled_batches(tf.data.Dataset.range(50), 50, 50, changed(student, seed=seed, batch_size=10))
         rows = [*of_range(range(epoch, epoch + 1)).as_numpy_iterator()]
-        assert all(number == epoch for _, number in rows)
-        return np.concatenate([batch for batch, _ in rows]).tolist()
+        assert all(number == epoch for *_, number in rows)
+        assert all(np.array_equal(batch, positions) for batch, positions, _ in rows)
+        return np.concatenate([batch for batch, *_ in rows]).tolist()
 
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(sorted(numbers) == list(range(50)) for numbers in orders)
@@ -264,7 +318,7 @@ def test_checkpoint_that_does_not_fit_is_not_taken_up(
     content = file.read_bytes()
     model = build_student(student, CLASSES)
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)  # as in `fit`: a constant rate would be a variable
-    model.compile(keras.optimizers.AdamW(schedule), "mse")
+    model.compile(training.Muon(schedule), "mse")
     untrained = model.get_weights()
     foreign = io.BytesIO()
     np.savez(foreign, weights=np.zeros(3))
