@@ -1,6 +1,5 @@
 """Forward passes of trained networks over many pictures."""
 
-import os
 import tempfile
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from distillation.console import progress
+from distillation.litert import Network
 from distillation.params import Views
 from distillation.records import Records, decode
 from distillation.views import augmented, plain
@@ -27,10 +27,10 @@ def forward_pass(model: keras.Model | bytes) -> Forward:
     the content of a LiteRT file.
     """
     if isinstance(model, bytes):
-        return _litert(model)
+        return Network(model)
     if tf.config.list_physical_devices("GPU"):
         return model.predict_on_batch
-    return _litert(to_litert(model, BATCH))
+    return Network(to_litert(model, BATCH))
 
 
 def predict(forward: Forward, images: tf.data.Dataset, count: int, what: str) -> np.ndarray:
@@ -77,37 +77,3 @@ def _batches(records: Records) -> tf.data.Dataset:
     image_size = records.manifest.image_size
     decoded = records.dataset().map(lambda serialised: decode(serialised, image_size), tf.data.AUTOTUNE)
     return decoded.batch(BATCH)
-
-
-def _litert(content: bytes) -> Forward:
-    """Run a LiteRT network on batches of any size, in portions of the size that it was converted for."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-    interpreter.allocate_tensors()
-    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
-    portion = source["shape"][0]
-
-    def forward(images: np.ndarray) -> np.ndarray:
-        images = np.pad(images, ((0, -len(images) % portion), (0, 0), (0, 0), (0, 0)))
-        outputs = []
-        for start in range(0, len(images), portion):
-            interpreter.set_tensor(source["index"], _quantised(images[start : start + portion], source))
-            interpreter.invoke()
-            outputs.append(_dequantised(interpreter.get_tensor(sink["index"]), sink))
-        return np.concatenate(outputs)
-
-    return lambda images: forward(images)[: len(images)]
-
-
-def _quantised(values: np.ndarray, tensor: dict) -> np.ndarray:
-    scale, zero_point = tensor["quantization"]
-    if scale == 0:
-        return values.astype(tensor["dtype"])
-    limits = np.iinfo(tensor["dtype"])
-    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(tensor["dtype"])
-
-
-def _dequantised(values: np.ndarray, tensor: dict) -> np.ndarray:
-    scale, zero_point = tensor["quantization"]
-    return values.astype(np.float32) if scale == 0 else (values.astype(np.float32) - zero_point) * np.float32(scale)

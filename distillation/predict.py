@@ -1,0 +1,211 @@
+"""Classify pictures with an exported student: `python -m distillation.predict photo.jpg folder/ 'scans/*.png'`.
+
+Each picture gives one line, in the order asked for: path, label and probability, tabs between them. One
+that cannot be classified gives one line on standard error; the rest is done all the same, and the exit
+status is 1. There is no TensorFlow here, so that it starts at once.
+"""
+
+import argparse
+import glob
+import itertools
+import json
+import os
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distillation.errors import InputError, reason
+from distillation.files import read_json
+from distillation.images import read_rgb
+from distillation.litert import Network
+
+COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
+MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
+# What counts as a picture inside a folder; a file that is named is read whatever its suffix. Pillow reads
+# no HEIC: better a line that says so than photographs that are passed over.
+SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+AHEAD = 16  # pictures decoded ahead of the network, by worker: they wait at its size
+
+
+@dataclass(frozen=True)
+class Student:
+    """An exported student: `network` takes the `size` x `size` that `view` makes, and answers with probabilities."""
+
+    network: Network
+    classes: list[str]
+    square: int
+    crop: int
+    size: int
+
+    def view(self, picture: Image.Image) -> np.ndarray:
+        """What `prepare` and `views.plain` make of an RGB picture of any shape: (size, size, 3) float32, 0..255.
+
+        In their two steps: one, straight to `size`, is sharper and flips one answer in a hundred.
+        """
+        edge = (self.square - self.crop) // 2
+        middle = (edge, edge, edge + self.crop, edge + self.crop)
+        squeezed = picture.resize((self.square, self.square), Image.Resampling.BILINEAR).crop(middle)
+        return np.asarray(squeezed.resize((self.size, self.size), Image.Resampling.BILINEAR), np.float32)
+
+
+def load_student(path: Path) -> Student:
+    """Open a LiteRT file of `models/export`, or in a folder the float32 one; `InputError` where it is not whole."""
+    model = path / MODEL if path.is_dir() else path
+    for needed in (model, model.with_name(CLASSES), model.with_name(PREPROCESSING)):
+        if not needed.is_file():
+            raise InputError(f"there is no {needed}: name an exported student, such as models/export, with --model")
+    preprocessing = read_json(model.with_name(PREPROCESSING))
+    try:
+        classes = model.with_name(CLASSES).read_text(encoding="utf-8").splitlines()
+        network = Network(model.read_bytes())
+        size, *_ = network.input_shape
+        if (network.input_shape, network.output_shape) != ([size, size, 3], [len(classes)]):
+            raise ValueError(f"{network.input_shape} in, {network.output_shape} out, {len(classes)} classes beside it")
+        return Student(network, classes, int(preprocessing["square"]), int(preprocessing["crop"]), size)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"{model}, with the files beside it, is not an exported student ({reason(error)})") from None
+
+
+def find(names: Iterable[str]) -> Iterator[tuple[str, InputError | None]]:
+    """Yield the path of every picture that `names` (files, folders, glob patterns) stand for, or what is wrong."""
+    for name in names:
+        try:
+            # pathlib's glob takes no absolute pattern.
+            found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+            for path in found:
+                if Path(path).is_dir():
+                    yield from _in_folder(path)
+                else:
+                    yield path, None
+            if not found:
+                yield name, InputError("no such file or folder")
+        except (OSError, ValueError) as error:  # a name that no file can have
+            yield name, InputError(_why(error))
+
+
+def classify(
+    student: Student, paths: Iterable[tuple[str, InputError | None]]
+) -> Iterator[tuple[str, np.ndarray | InputError]]:
+    """Yield each path that `find` gives, in order, with class probabilities (classes,), or with what is wrong.
+
+    Threads decode while the network runs. Memory stays bounded however many paths there are.
+    """
+
+    def view(path: str, problem: InputError | None) -> np.ndarray | InputError:
+        if problem:
+            return problem
+        try:
+            with Path(path).open("rb") as file:
+                return student.view(read_rgb(file, least=2 * student.square))
+        except InputError as error:
+            return error
+        except Exception as error:  # in a hostile file Pillow trips over anything
+            return InputError(_why(error))
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        paths, waiting = iter(paths), deque()
+        while True:
+            ahead = itertools.islice(paths, AHEAD * workers - len(waiting))
+            waiting.extend((path, pool.submit(view, path, problem)) for path, problem in ahead)
+            if not waiting:
+                return
+            path, seen = waiting.popleft()
+            answer = seen.result()
+            yield path, answer if isinstance(answer, InputError) else student.network(answer[None])[0]
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C and `| head` end it as they end any tool
+        signal.signal(number, signal.SIG_DFL)
+    # LiteRT greets, and libtiff complains, on standard error, and no setting silences them; Pillow warns.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    warnings.filterwarnings("ignore", module="PIL")
+    sys.stdout.reconfigure(errors="surrogateescape")  # a path leaves as it came, in whatever encoding
+    options = _options()
+    try:
+        student = load_student(options.model)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    classified = failed = 0
+    for path, answer in classify(student, find(_names(options.paths))):
+        if isinstance(answer, InputError):
+            print(f"error: {path}: {answer}", file=sys.stderr)
+            failed += 1
+        else:
+            print(_line(path, dict(zip(student.classes, answer.tolist(), strict=True)), options.json))
+            classified += 1
+    if not classified + failed:
+        sys.exit("error: standard input names no picture")
+    sys.exit(failed > 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("distillation-predict", description="Classify pictures with an exported student.")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="a picture, a folder of them, a glob pattern, or - for paths on standard input, one a line",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=COMMITTED,
+        help="a LiteRT file of the export stage, or its folder (default: the student of results/cats_vs_dogs)",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object a line, with the probability of every class")
+    options = parser.parse_args()
+    if not options.paths:
+        if sys.stdin is None or sys.stdin.isatty():
+            parser.error("name a picture")
+        options.paths = ["-"]
+    return options
+
+
+def _names(arguments: list[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument == "-":
+            sys.stdin.reconfigure(errors="surrogateescape")
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        else:
+            yield argument
+
+
+def _in_folder(folder: str) -> Iterator[tuple[str, InputError | None]]:
+    problems, pictures = [], 0
+    for parent, folders, files in os.walk(folder, onerror=problems.append):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(files):
+            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
+                yield str(Path(parent) / name), None
+                pictures += 1
+    for problem in problems:
+        yield problem.filename, InputError(_why(problem))
+    if not pictures and not problems:
+        yield folder, InputError("a folder without pictures")
+
+
+def _line(path: str, probabilities: dict[str, float], as_json: bool) -> str:
+    label = max(probabilities, key=probabilities.get)
+    if not as_json:
+        return f"{path}\t{label}\t{probabilities[label]:.4f}"
+    rounded = {name: round(value, 6) for name, value in probabilities.items()}
+    return json.dumps({"path": path, "label": label, "probability": rounded[label], "probabilities": rounded})
+
+
+def _why(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or reason(error)
+
+
+if __name__ == "__main__":
+    main()

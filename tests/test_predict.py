@@ -1,0 +1,426 @@
+"""The command that people use a student with: what it shows the network, and how it treats their files."""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import changed, encoded, random_examples, random_picture
+from PIL import Image
+
+from distillation import predict as serving
+from distillation.images import read_rgb, square_jpeg
+from distillation.inference import forward_pass, plain_images, predict
+from distillation.params import Params, load_params
+from distillation.predict import COMMITTED, Student, classify, find, load_student
+from distillation.records import (
+    Example,
+    Manifest,
+    Records,
+    class_counts,
+    drop_duplicates,
+    image_id,
+    stratified_split,
+    write_records,
+)
+from distillation.sources import open_source
+from distillation.student import build_student
+from distillation.views import plain
+from stages import export
+
+RECORD = Path("results/cats_vs_dogs")
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared/tensorflow_datasets"
+photographs = pytest.mark.skipif(
+    not (PHOTOGRAPHS / "cats_vs_dogs").is_dir(),
+    reason="needs cats_vs_dogs photographs in ../shared/tensorflow_datasets",
+)
+
+
+def command(*arguments: str | bytes | Path, stdin: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "distillation.predict", *arguments], input=stdin, capture_output=True, text=True
+    )
+
+
+def smooth(seed: int, width: int, height: int) -> Image.Image:
+    """A picture of soft, random blobs."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    return load_student(COMMITTED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures, one of them in a folder within; what is hidden, and what has no picture's suffix."""
+    for number, name in enumerate(("b.PNG", "deep/a.jpeg", "a.jpg", ".hidden.jpg", ".git/c.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        smooth(number, 60, 40).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+# What the network is shown
+
+
+@pytest.mark.parametrize(("square", "size"), [(180, 96), (96, 32), (33, 32), (40, 64), (250, 100)])
+def test_view_is_the_plain_view(square: int, size: int):
+    crop = tf.image.central_crop(tf.zeros((square, square, 3)), 0.8).shape[0]
+    for seed in range(5):
+        picture = smooth(seed, square, square)
+        seen = Student(None, [], square, crop, size).view(picture)
+        assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
+        np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=1.5)
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (90, 200), (31, 17)])
+def test_pictures_of_any_shape_are_squeezed_as_prepare_does(shape: tuple[int, int]):
+    picture = smooth(0, *shape)
+    stored = tf.io.decode_jpeg(square_jpeg(encoded(picture, "PNG"), 120), dct_method="INTEGER_ACCURATE")
+    seen = Student(None, [], 120, 96, 48).view(picture)
+    assert np.abs(seen - plain(stored[None], 48)[0]).mean() < 1
+
+
+def test_large_jpegs_are_decoded_small_and_look_the_same():
+    content = encoded(smooth(0, 1601, 1200), "JPEG", quality=95)
+    for least, factor in ((1200, 1), (601, 1), (600, 2), (300, 4), (120, 8), (1, 8)):
+        image = read_rgb(content, least)
+        assert image.size == (-(-1601 // factor), 1200 // factor)
+        difference = np.asarray(image.resize((64, 64)), int) - np.asarray(read_rgb(content).resize((64, 64)))
+        assert np.abs(difference).mean() < 1.5
+        assert np.abs(difference).max() < 10
+    assert read_rgb(encoded(smooth(0, 200, 100), "PNG"), 10).size == (200, 100)
+
+
+# The command
+
+
+def test_every_picture_gets_a_line_in_the_order_asked_for(student: Student, folder: Path):
+    done = command(folder / "deep/a.jpeg", folder, folder / "*.PNG")
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = [folder / name for name in ("deep/a.jpeg", "a.jpg", "b.PNG", "deep/a.jpeg", "b.PNG")]
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    for path, (_, label, probability) in zip(paths, rows, strict=True):
+        answer = student.network(student.view(read_rgb(path))[None])[0]
+        assert label == ("cat", "dog")[answer.argmax()]
+        assert float(probability) == pytest.approx(answer.max(), abs=1e-3)
+
+
+def test_json_gives_the_probability_of_every_class(folder: Path):
+    lines = command("--json", folder).stdout.splitlines()
+    plainly = [line.split("\t") for line in command(folder).stdout.splitlines()]
+    assert len(lines) == len(plainly) == 3
+    for line, (path, label, probability) in zip(lines, plainly, strict=True):
+        row = json.loads(line)
+        assert (row["path"], row["label"]) == (path, label)
+        assert row["probability"] == row["probabilities"][label] == pytest.approx(float(probability), abs=1e-4)
+        assert set(row["probabilities"]) == {"cat", "dog"}
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_paths_come_on_standard_input(folder: Path, arguments: list[str]):
+    done = command(*arguments, stdin=f"{folder}/a.jpg\r\n\n{folder}/deep\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [f"{folder}/a.jpg", f"{folder}/deep/a.jpeg"]
+
+
+def test_standard_input_without_a_path_is_an_error():
+    done = command()
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: standard input names no picture\n")
+
+
+def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):
+    picture = smooth(3, 64, 64)
+    grey = picture.convert("L")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (64, 64))]}
+    good = {
+        "16 bit [1].png": encoded(Image.fromarray(np.asarray(grey, np.uint16) * 257), "PNG"),
+        "animated.webp": encoded(picture, "WEBP", lossless=True, **frames),
+        "cmyk.jpg": encoded(picture.convert("CMYK"), "JPEG", quality=100),
+        "grey.tif": encoded(grey, "TIFF"),
+        "phone.jpg": encoded(picture, "MPO", quality=100, **frames),
+        "rotated.jpg": encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100, exif=turned),
+        "opaque.png": encoded(picture.convert("RGBA"), "PNG"),
+    }
+    tiff = encoded(picture, "TIFF", compression="tiff_lzw")
+    bad = {
+        "empty.jpg": b"",
+        "hidden text.png": b"Dear reader",
+        "large.png": encoded(Image.new("1", (10_000, 10_000)), "PNG"),
+        "larger.png": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+        "phone.heic": b"\0\0\0\x18ftypheic",
+        "torn.jpg": encoded(picture, "JPEG")[:700],
+        "torn.tif": tiff[:100] + bytes(range(256)) * 8 + tiff[2148:],
+    }
+    for name, content in (good | bad).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "nothing").mkdir()
+    wrong = [tmp_path / "nothing", tmp_path / "missing.jpg", tmp_path / "*.gif", tmp_path / ("long" * 100), "README.md"]
+    done = command("--json", tmp_path, tmp_path / "16 bit [1].png", *wrong)
+    assert done.returncode == 1
+    found = {Path(row["path"]).name: row["probabilities"]["dog"] for row in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == set(good)
+    for name, probability in found.items():
+        expected = grey.convert("RGB") if name in ("grey.tif", "16 bit [1].png") else picture
+        assert probability == pytest.approx(student.network(student.view(expected)[None])[0, 1], abs=0.02), name
+    errors = done.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in errors] == [
+        ["error", str(path)] for path in [*(tmp_path / name for name in sorted(bad)), *wrong]
+    ]
+    assert all(len(line.split(": ", 2)[2]) > 5 for line in errors)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_gets_a_line(folder: Path):
+    for name in ("a.jpg", "deep"):
+        (folder / name).chmod(0)
+    done = command(folder)
+    (folder / "deep").chmod(0o700)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    assert done.stderr.splitlines() == [f"error: {folder / name}: Permission denied" for name in ("a.jpg", "deep")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_name_that_is_no_text_leaves_as_it_came(folder: Path):
+    name = os.fsencode(folder) + b"/\xff.png"
+    shutil.copy(folder / "b.PNG", name)
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    for arguments, stdin in (([name], b""), (["-"], name + b"\n")):
+        done = subprocess.run(
+            [sys.executable, "-m", "distillation.predict", *arguments],
+            input=stdin,
+            capture_output=True,
+            env=environment,
+        )
+        assert (done.returncode, done.stderr, done.stdout.split(b"\t")[0]) == (0, b"", name)
+
+
+def test_closed_pipe_ends_it_quietly(folder: Path):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "distillation.predict", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    assert running.wait() != 0
+
+
+def test_tensorflow_stays_out(folder: Path):
+    code = """
+import sys
+from distillation import predict
+try:
+    predict.main()
+except SystemExit as end:
+    print(end.code, {"tensorflow", "keras"} & {name.split(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", code, folder / "a.jpg"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["False set()"], done.stderr
+
+
+def test_console_script_is_the_command():
+    scripts = tomllib.loads(Path("pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["distillation-predict"].split(":")
+    assert getattr(import_module(module), function) is serving.main
+
+
+def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
+    """Not all at once: there may be millions, and each picture takes memory."""
+    taken = itertools.count()
+    paths = ((str(folder / "a.jpg"), None) for _ in taken)
+    answers = list(itertools.islice(classify(student, paths), 20))
+    assert len(answers) == 20
+    assert next(taken) <= 20 + serving.AHEAD * os.cpu_count() + 1
+
+
+def test_decoder_that_trips_costs_one_picture(student: Student, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def trip(file: io.BufferedReader, least: int) -> Image.Image:
+        if file.name.endswith("b.PNG"):
+            raise ZeroDivisionError("division by zero")
+        return read_rgb(file, least)
+
+    monkeypatch.setattr(serving, "read_rgb", trip)
+    answers = dict(classify(student, find([str(folder)])))
+    assert str(answers.pop(str(folder / "b.PNG"))) == "division by zero"
+    assert all(answer.sum() == pytest.approx(1, abs=1e-5) for answer in answers.values())
+
+
+# The model
+
+
+def refusal(model: Path) -> str:
+    done = command("--model", model, "picture.jpg")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["student_float32.tflite", "classes.txt", "preprocessing.json"])
+def test_model_that_is_not_whole_is_named(tmp_path: Path, name: str):
+    shutil.copytree(COMMITTED, tmp_path / "export")
+    (tmp_path / "export" / name).unlink()
+    assert f"there is no {tmp_path / 'export' / name}: name an exported student" in refusal(tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("student_float32.tflite", b""),
+        ("student_float32.tflite", b"no network"),
+        ("classes.txt", b"cat\ndog\nbee\n"),
+        ("classes.txt", b"\xff\n\xff\n"),
+        ("preprocessing.json", b'{"square": 180}'),
+        ("preprocessing.json", b"[]"),
+        ("preprocessing.json", b"{"),
+    ],
+)
+def test_model_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes):
+    shutil.copytree(COMMITTED, tmp_path / "export")
+    (tmp_path / "export" / name).write_bytes(content)
+    assert str(tmp_path / "export") in refusal(tmp_path / "export")
+
+
+@pytest.mark.parametrize("variant", ["float16", "int8"])
+def test_every_committed_file_answers_alike(student: Student, variant: str):
+    other = load_student(COMMITTED / f"student_{variant}.tflite")
+    views = np.stack([student.view(Image.fromarray(random_picture(np.random.default_rng(n), 180))) for n in range(8)])
+    np.testing.assert_allclose(other.network(views), student.network(views), atol=0.2)
+
+
+def test_committed_student_is_fed_what_its_record_says(student: Student):
+    data = load_params(RECORD / "params.yaml").data
+    stored = tf.zeros((data.image_size, data.image_size, 3))
+    assert student.square == data.image_size
+    assert student.crop == tf.image.central_crop(stored, export.CENTRE).shape[0]
+
+
+def test_committed_student_keeps_its_goals():
+    scores = json.loads((RECORD / "metrics/export.json").read_text())
+    assert scores["float32"]["max_abs_probability_error"] <= 1e-4
+    assert scores["int8"]["accuracy"] >= scores["float32"]["accuracy"] - 0.005
+    assert scores["int8"]["bytes"] <= 300_000
+    for variant, row in scores.items():
+        assert (COMMITTED / f"student_{variant}.tflite").stat().st_size == row["bytes"]
+
+
+@pytest.fixture(scope="module")
+def exported(params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the export stage has run, on an untrained student of three classes."""
+    place = tmp_path_factory.mktemp("repository")
+    (place / "data").mkdir()
+    (place / "data/records").symlink_to(records_directory)
+    (place / "models").mkdir()
+    chosen = params.model_copy(update={"student": changed(params.student, image_size=32, channels=[4, 8])})
+    keras.utils.set_random_seed(0)
+    build_student(chosen.student, 3).save_weights(place / "models/student_distilled.weights.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        export.main(chosen)
+    return place
+
+
+def test_exported_student_is_ready_for_use(exported: Path, records: Records):
+    for file in (exported / "models/export", exported / "models/export/student_int8.tflite"):
+        student = load_student(file)
+        assert (student.classes, student.square, student.crop, student.size) == (["ant", "bee", "cow"], 40, 32, 32)
+    picture = random_examples(1, 3, 40)[0].jpeg
+    (exported / "photo.jpg").write_bytes(picture)
+    done = command("--model", exported / "models/export", "--json", exported / "photo.jpg")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(json.loads(done.stdout)["probabilities"]) == {"ant", "bee", "cow"}
+
+
+def test_code_on_the_model_card_answers_as_the_command_does(exported: Path):
+    card = (exported / "models/export/README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, exif in (("upright", Image.Exif()), ("turned", turned)):
+        place = exported / name
+        shutil.copytree(exported / "models/export", place)
+        smooth(0, 90, 50).save(place / "photo.jpg", quality=95, exif=exif)
+        done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
+        (answer,) = classify(load_student(place), find([str(place / "photo.jpg")]))
+        assert done.stdout.startswith("{'ant': ")
+        assert [*eval(done.stdout).values()] == pytest.approx(answer[1].tolist(), abs=1e-5)
+
+
+def test_model_card_says_what_was_measured(exported: Path):
+    card = (exported / "models/export/README.md").read_text()
+    scores = json.loads((exported / "metrics/export.json").read_text())
+    assert scores["float32"]["max_abs_probability_error"] <= 1e-4
+    for variant, row in scores.items():
+        assert f"| `student_{variant}.tflite` | {100 * row['accuracy']:.1f} % | {row['bytes']:,} |" in card
+    assert "`test 1`, 24 pictures to train on and 6 to test" in card
+    assert "3 classes apart: ant, bee, cow." in card
+    assert "{" not in card.split("```")[0]
+    assert str(exported) not in card
+
+
+# Real photographs
+
+
+@pytest.fixture(scope="module")
+def test_photographs() -> tuple[Params, list[Example]]:
+    """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
+    import tensorflow_datasets as tfds
+
+    tfds.core.add_data_dir(str(PHOTOGRAPHS))
+    data = load_params(RECORD / "params.yaml").data
+    with open_source(data) as source:
+        pictures = [Example(image_id(content), label, name, content) for content, label, name in source.pictures]
+    splits = stratified_split(
+        drop_duplicates(pictures)[0],
+        source.classes,
+        data.validation_fraction,
+        data.test_fraction,
+        data.seed,
+        data.max_images,
+    )
+    return splits["test"][:1000]
+
+
+@pytest.mark.slow
+@photographs
+@pytest.mark.parametrize("shape", [None, (500, 375)], ids=str)
+def test_predict_and_evaluate_agree_on_photographs(
+    student: Student, test_photographs: list[Example], tmp_path: Path, shape: tuple[int, int] | None
+):
+    """No skew; enlarged too, because copies of the data set go round in which all photographs are small squares."""
+    originals, stored = tmp_path / "originals", []
+    originals.mkdir()
+    for example in test_photographs:
+        content = example.jpeg
+        if shape:
+            content = encoded(read_rgb(content).resize(shape, Image.Resampling.LANCZOS), "JPEG", quality=90)
+        (originals / f"{example.id}.jpg").write_bytes(content)
+        jpeg = square_jpeg(content, student.square)
+        stored.append(Example(example.id, example.label, example.source, jpeg))
+    counts = {"test": class_counts(stored, student.classes)}
+    source = {"name": "cats_vs_dogs", "version": ""}
+    write_records(
+        tmp_path / "records", {"test": stored}, Manifest(student.classes, counts, student.square, source, 0, 0)
+    )
+    records = Records(tmp_path / "records", "test")
+    forward = forward_pass((COMMITTED / serving.MODEL).read_bytes())
+    evaluated = predict(forward, plain_images(records, student.size), len(records), "test").argmax(axis=1)
+    answers = [answer for _, answer in classify(student, find([str(originals)]))]
+    predicted = np.stack(answers).argmax(axis=1)
+    assert (predicted == evaluated).mean() >= 0.998
+    assert (predicted == records.labels).mean() > 0.92
