@@ -1,6 +1,6 @@
 # make run     the pipeline on the embedded default, ending in a table
 # make test    all tests
-# make real    the full run on real photographs, published to results/cats_vs_dogs
+# make real    the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
 # make lock    requirements.txt, anew from pyproject.toml
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
@@ -19,7 +19,7 @@ test: environment
 	ruff check . && ruff format --check . && pytest
 
 real: environment
-	presets/run.sh cats_vs_dogs
+	presets/run.sh cats_vs_dogs $(SEEDS)
 
 environment: .venv/installed
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Run a preset and publish its record: `presets/run.sh cats_vs_dogs` (what `make real` calls).
+# Run a preset and publish its record: `presets/run.sh cats_vs_dogs [seed ...]` (what `make real` calls).
 #
 # The preset stands in for params.yaml while it runs; afterwards params.yaml, dvc.lock, metrics/ and
-# plots/ are what they were. Interrupted, it goes on where it stopped when called again.
+# plots/ are what they were. Interrupted, it goes on where it stopped when called again. Each further
+# student seed is an experiment of DVC's, twice: with the preset, and with scratch tuned for itself
+# (presets/NAME.scratch); its metrics join the record's seeds/, and stay there for as long as the preset does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-preset=presets/$1.yaml
-record=results/$1
+name=$1 seeds=("${@:2}")
+preset=presets/$name.yaml
+record=results/$name
 tracked=(params.yaml dvc.lock metrics plots)
 
 [ -f "$preset" ] || { echo "error: there is no $preset" >&2; exit 1; }
@@ -24,7 +27,7 @@ trap put_back EXIT
 cp "$preset" params.yaml
 dvc repro
 rm -rf "$record.partial"
-mkdir -p "$record.partial"
+mkdir -p "$record.partial/seeds"
 cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
 # Photographs of others are not ours to publish: these show some.
@@ -45,6 +48,24 @@ wanted = {"tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "ai-ed
 found = {package.name.lower().replace('_', '-'): package.version for package in distributions()}
 print("\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name in wanted))
 PYTHON
+if cmp -s "$preset" "$record/params.yaml" && [ -d "$record/seeds" ]; then
+    cp -r "$record/seeds" "$record.partial"
+fi
 rm -rf "$record"
 mv "$record.partial" "$record"
 echo "published $record"
+
+for seed in "${seeds[@]}"; do
+    metrics=$record/seeds/$seed.json tuned=$record/seeds/$seed.scratch.json
+    if [ ! -f "$metrics" ]; then
+        dvc exp run -S "student.seed=$seed"
+        cp metrics/evaluate.json "$metrics"
+    fi
+    if [ ! -f "$tuned" ] && [ -f "presets/$name.scratch" ]; then
+        mapfile -t settings < <(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "presets/$name.scratch")
+        dvc exp run --single-item -S "student.seed=$seed" "${settings[@]}" train_scratch evaluate
+        cp metrics/evaluate.json "$tuned"
+        cp "$preset" params.yaml
+    fi
+done
+[ ${#seeds[@]} = 0 ] || python presets/seeds.py "$record" | tee "$record/seeds.md"

@@ -1,0 +1,51 @@
+"""What several student seeds show: `python presets/seeds.py results/cats_vs_dogs` prints it as Markdown.
+
+In the record, `seeds/N.json` is `metrics/evaluate.json` of the preset with `student.seed: N`, and
+`seeds/N.scratch.json` that with scratch tuned for itself.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}
+
+
+def main(record: Path) -> str:
+    """Mean ± standard deviation over the seeds, and the paired gain over each scratch with its 95 % t interval."""
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(record.glob("seeds/*.json"))}
+    rows = {}
+    for model, text in MODELS.items():
+        rows[text] = pd.DataFrame({seed: run[model] for seed, run in runs.items() if seed.isdigit()}).T
+    tuned = {seed.removesuffix(".scratch"): run["student_scratch"] for seed, run in runs.items() if not seed.isdigit()}
+    if tuned:
+        rows["scratch, tuned"] = pd.DataFrame(tuned).T
+    table = "| model | n | test accuracy | ECE |\n| --- | ---: | ---: | ---: |\n"
+    for text, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"].mean()):
+        n = 1 if text == "teacher" else len(row)
+        table += f"| {text} | {n} | {_spread(100 * row['accuracy'], n)} % | {row['ece'].mean():.3f} |\n"
+    gains = [
+        f"Distilled minus {text}, by seed: {_interval(100 * (rows['distilled'] - rows[text])['accuracy'].dropna())}"
+        for text in ("scratch", "scratch, tuned")
+        if text in rows
+    ]
+    return table + "\n" + "\n\n".join(gains)
+
+
+def _spread(values: pd.Series, n: int) -> str:
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if n > 1 else "")
+
+
+def _interval(gains: pd.Series) -> str:
+    text = f"{gains.mean():+.2f} points (n = {len(gains)}"
+    if len(gains) < 2:
+        return f"{text})."
+    low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains))
+    return f"{text}, 95 % t interval {low:+.2f} to {high:+.2f})."
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1])))
