@@ -113,7 +113,7 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
     edge = (square - crop) // 2
     rows = [
         f"| `student_{variant}.tflite` | {100 * row['accuracy']:.1f} % | {row['bytes']:,} "
-        f"| {row['max_abs_probability_error']:.2g} |\n"
+        f"| {row['max_abs_probability_error']:.6f} |\n"
         for variant, row in metrics.items()
     ]
     return CARD.format(
@@ -122,7 +122,7 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
         count=len(manifest.classes),
         classes=textwrap.shorten(", ".join(manifest.classes), 100, placeholder=" ..."),
         scores="".join(rows),
-        data=" ".join(manifest.source.values()).strip(),
+        data=f"{manifest.source['name']} {manifest.source['version']}".strip(),  # a folder has no version
         train=len(train),
         test=len(test),
         size=model.input_shape[1],
