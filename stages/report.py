@@ -1,4 +1,4 @@
-"""Draw the figures and write the report: `plots/figures/*.png`, `plots/report.html` and `plots/table.md`."""
+"""Draw the figures and write the report: `plots/figures/*.png`, `plots/report*.html` and `plots/table.md`."""
 
 import base64
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ from distillation.views import augmented, plain
 
 PREDICTIONS = Path("data/predictions.parquet")
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
+PUBLIC = Path("plots/report_without_pictures.html")  # the pictures of a data set may not be ours to publish
+PICTURES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
 IN_BRIEF = ["test accuracy", "95 % interval", "ECE", "parameters", "MACs"]
 PIXELS_PER_INCH = 115  # of a figure, in the report
 
@@ -70,7 +72,9 @@ def main(params: Params) -> str:
             figures.save(figure, directory / f"{name}.png")
     table, data = _comparison(metrics), _describe(train, test)
     _write(TABLE, _markdown(table[IN_BRIEF]))
-    _write(REPORT, _html(params, metrics, data, table, _exported(export), drawn))
+    for path, left_out in ((REPORT, set()), (PUBLIC, PICTURES)):
+        shown = {name: figure for name, figure in drawn.items() if name not in left_out}
+        _write(path, _html(params, metrics, data, table, _exported(export), shown))
     brief = table[IN_BRIEF].drop(columns="ECE").to_string()
     return f"\n{data}\n\n{brief}\n\n{_gain(metrics)}\n{_verdict(metrics)}\n\nreport: {REPORT}"
 
