@@ -31,8 +31,7 @@ mkdir -p "$record.partial/seeds"
 cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
 # Photographs of others are not ours to publish: these show some.
-rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
-mv "$record.partial"/plots/report_without_pictures.html "$record.partial"/plots/report.html
+rm "$record.partial"/plots/report.html "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
 python - >"$record.partial/environment.txt" <<'PYTHON'
 import os
 import platform
