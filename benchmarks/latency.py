@@ -1,0 +1,90 @@
+"""How much faster is the published student than its teacher, picture by picture on one thread?
+
+The files of `results/cats_vs_dogs/export` against the teacher at the preset's resolution, all in
+LiteRT, in the same rounds. `latency`: milliseconds for one picture on one thread (median and
+quartiles), pictures a second in batches of 32 on all cores, memory of a process that does nothing
+but load the file and answer one picture, and size of the file.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from benchmarks._timing import ROOT, answer, interleaved, record
+from benchmarks._workspace import PRESET, random_teacher
+from distillation.inference import BATCH, to_litert
+from distillation.params import load_params
+
+EXPORT = ROOT / "results/cats_vs_dogs/export"
+INVOCATIONS = 50  # of the teacher they take about a third of a second
+ALONE = """
+import runpy, sys
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+interpreter.invoke()
+print(runpy.run_path("benchmarks/_timing.py")["peak_mib"]())  # the package imports TensorFlow
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        teacher = Path(directory, "teacher.tflite")
+        teacher.write_bytes(to_litert(random_teacher(load_params(PRESET)), 1))
+        files = {
+            "teacher float32": teacher,
+            "student float32": EXPORT / "student_float32.tflite",
+            "student int8": EXPORT / "student_int8.tflite",
+        }
+        one, many = (
+            interleaved(*(_pass(file, *how) for file in files.values()), rounds=15, calls=calls, untimed=2) / calls
+            for how, calls in (((1, 1), 20), ((os.cpu_count(), BATCH), 2))
+        )
+        rows = [
+            {
+                "network": name,
+                "milliseconds": 1e3 * np.median(one[:, column]),
+                "low": 1e3 * np.quantile(one[:, column], 0.25),
+                "high": 1e3 * np.quantile(one[:, column], 0.75),
+                "pictures_per_second": BATCH / np.median(many[:, column]),
+                "peak_mib": _peak_alone(file),
+                "bytes": file.stat().st_size,
+            }
+            for column, (name, file) in enumerate(files.items())
+        ]
+    question, *_ = __doc__.splitlines()
+    record(
+        latency=rows,
+        **{
+            f"{name.replace(' ', '_')}_speedup_over_teacher": answer(
+                f"{question} ({name})", one[:, 0] / one[:, column], ">= 10"
+            )
+            for column, name in enumerate(files)
+            if column
+        },
+    )
+
+
+def _pass(file: Path, threads: int, batch: int):
+    interpreter = Interpreter(str(file), num_threads=threads)
+    (source,) = interpreter.get_input_details()
+    shape = (batch, *source["shape"][1:])
+    interpreter.resize_tensor_input(source["index"], shape)
+    interpreter.allocate_tensors()
+    pictures = np.random.default_rng(0).integers(0, 256, shape).astype(source["dtype"])
+    interpreter.set_tensor(source["index"], pictures)
+    return interpreter.invoke
+
+
+def _peak_alone(file: Path) -> float:
+    done = subprocess.run([sys.executable, "-c", ALONE, file], cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    main()

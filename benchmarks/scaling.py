@@ -1,0 +1,50 @@
+"""Do time and memory grow in line with pictures and views, and no faster?
+
+Each row is a process of its own. `teacher_seconds`: all that `cache_teacher_logits` does for every
+view but the teacher's pass itself, which takes as long for each picture. `student_seconds`: the input
+of `distill`, one epoch a view, the first of which decodes the pictures. `peak_mib`: the most memory
+that the process had, of which Python and TensorFlow take 700 MiB before there is a picture.
+"""
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from benchmarks._timing import peak_mib, record
+from benchmarks._workspace import distilled, workspace
+from distillation import training
+from distillation.inference import predict, view_images
+from distillation.params import load_params
+from distillation.records import Records
+
+SIZES = [(1000, 1), (4000, 1), (16000, 1), (4000, 2), (4000, 4)]  # pictures, views
+
+
+def main() -> None:
+    rows = []
+    for images, views in SIZES:
+        with workspace(images, views), ProcessPoolExecutor(1, get_context("spawn")) as process:
+            rows.append({"images": images, "views": views, **process.submit(_measure).result()})
+    record(scaling=rows)
+
+
+def _measure() -> dict[str, float]:
+    params = load_params()
+    training.set_seed(0)
+    train, size, views = Records("data/records", "train"), params.teacher.image_size, params.views
+    start = time.perf_counter()
+    for view in range(views.count):
+        predict(lambda batch: np.zeros((len(batch), 1)), view_images(train, size, views, view), len(train), "")
+    middle = time.perf_counter()
+    epochs = params.student.model_copy(update={"epochs": views.count})
+    _, batches, _ = distilled(params.model_copy(update={"student": epochs}), train)
+    for _ in batches.prefetch(4):
+        pass
+    end = time.perf_counter()
+    return {"teacher_seconds": middle - start, "student_seconds": end - middle, "peak_mib": peak_mib()}
+
+
+if __name__ == "__main__":
+    main()

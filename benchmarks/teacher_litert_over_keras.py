@@ -1,0 +1,31 @@
+"""How much faster does the teacher answer through LiteRT than through Keras?
+
+`keras.Model.predict` against `inference.forward_pass`, which `train_teacher`, `cache_teacher_logits`
+and `evaluate` use, on the same pictures in memory; the answers must agree to 1e-4.
+"""
+
+import numpy as np
+
+from benchmarks._timing import answer, interleaved, record
+from benchmarks._workspace import PRESET, random_batch, random_teacher
+from distillation.inference import BATCH, forward_pass
+from distillation.params import load_params
+
+
+def main() -> None:
+    params = load_params(PRESET)
+    teacher, images = random_teacher(params), random_batch(2 * BATCH, params.teacher.image_size)
+    forward = forward_pass(teacher)
+
+    def keras_predict() -> np.ndarray:
+        return teacher.predict(images, batch_size=BATCH, verbose=0)
+
+    error = np.abs(keras_predict() - forward(images)).max()
+    if error > 1e-4:
+        raise SystemExit(f"error: LiteRT and Keras differ by {error:.2g}; it should be 1e-4 at most")
+    seconds = interleaved(keras_predict, lambda: forward(images), rounds=9)
+    record(teacher_litert_over_keras=answer(__doc__, seconds[:, 0] / seconds[:, 1], ">= 3"))
+
+
+if __name__ == "__main__":
+    main()
