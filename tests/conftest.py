@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))  # `stages` belongs to the repository, not to the 
 import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting from the output
 
 # isort: split
+from clone import TINY, Clone, copy_of_the_working_tree, draw_folder  # noqa: E402
 from helpers import random_examples, write  # noqa: E402
 
 from distillation.params import Params, load_params  # noqa: E402
@@ -48,3 +49,16 @@ def records(records_directory: Path) -> Records:
 @pytest.fixture(scope="session")
 def validation_records(records_directory: Path) -> Records:
     return Records(records_directory, "validation")
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The whole pipeline run once on tiny data, and committed; whoever changes it puts it back."""
+    clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
+    copy_of_the_working_tree(clone)
+    clone.set_params(**TINY)
+    draw_folder(clone.path / "photos")
+    clone.run("dvc", "add", "photos")
+    clone.first = clone.run("dvc", "repro")
+    clone.commit("tiny")
+    return clone

@@ -2,111 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
-import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
-
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "data": {
-        "name": "folder",
-        "folder": "photos",
-        "max_images": None,
-        "image_size": 48,
-        "validation_fraction": 0.2,
-        "test_fraction": 0.2,
-    },
-    "views": {"count": 2},
-    "teacher": {"weights": None, "width": 0.35, "image_size": 32, "epochs": 1, "batch_size": 16},
-    "student": {"image_size": 32, "channels": [4, 8], "epochs": 2, "batch_size": 16},
-    "distill": {"feature_channels": 4},
-}
-STAGES = [
-    "prepare",
-    "train_teacher",
-    "train_scratch",
-    "cache_teacher_logits",
-    "distill",
-    "evaluate",
-    "export",
-    "report",
-]
-AFTER_DISTILL = {"distill", "evaluate", "export", "report"}
-
-
-class Clone:
-    """A repository in which commands run with this environment's programs."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", message)
-
-    def set_params(self, **sections: dict) -> None:
-        path = self.path / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        for section, values in sections.items():
-            params[section].update(values)
-        path.write_text(yaml.safe_dump(params))
-
-    def metrics(self) -> dict:
-        return json.loads((self.path / "metrics/evaluate.json").read_text())
-
-    def ran(self, done: subprocess.CompletedProcess) -> set[str]:
-        """Names of the stages that a DVC command ran."""
-        return {stage for stage in STAGES if f"Running stage '{stage}'" in done.stdout + done.stderr}
-
-
-def draw_folder(folder: Path) -> None:
-    """Two classes of noise, 40 images each, that differ in brightness; one image stands there twice."""
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (folder / name).mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 200, (48, 48, 3)) + 55 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
-    shutil.copy(folder / "dark/00.png", folder / "dark/copy.png")
-
-
-def copy_of_the_working_tree(clone: Clone) -> None:
-    """Make `clone` a repository of what git would commit here now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (clone.path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, clone.path / name)
-    clone.run("git", "init", "-qb", "main")
-    clone.run("git", "config", "user.name", "t")
-    clone.run("git", "config", "user.email", "t@example.org")
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
-    copy_of_the_working_tree(clone)
-    clone.set_params(**TINY)
-    draw_folder(clone.path / "photos")
-    clone.run("dvc", "add", "photos")
-    clone.first = clone.run("dvc", "repro")
-    clone.commit("tiny")
-    return clone
-
+from clone import AFTER_DISTILL, STAGES, Clone
 
 pytestmark = pytest.mark.slow
 
@@ -163,23 +69,63 @@ def test_experiment_runs_what_depends_on_it_and_nothing_else(clone: Clone) -> No
     clone.run("dvc", "checkout", "-q")
 
 
-def test_queue_over_a_grid(clone: Clone) -> None:
-    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
-    clone.run("dvc", "queue", "start", "--jobs", "1")
-    clone.run("dvc", "queue", "logs", "--follow", check=False)
-    for _ in range(120):
-        status = clone.run("dvc", "queue", "status").stdout
-        if "Queued" not in status and "Running" not in status:
-            break
-        clone.run("sleep", "2")
-    assert status.count("Success") == 2, status
+def metrics_by_alpha(clone: Clone) -> dict[float, dict]:
+    """All metrics of every experiment."""
     shown = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
-    alphas = {
-        experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["distill"]["alpha"]
-        for revision in shown
-        for experiment in revision["experiments"] or []
+    data = [experiment["revs"][0]["data"] for revision in shown for experiment in revision["experiments"] or []]
+    return {row["params"]["params.yaml"]["data"]["distill"]["alpha"]: row["metrics"] for row in data}
+
+
+def forget_experiments(clone: Clone) -> None:
+    """Also what they left in the run cache, so that equal ones are computed again."""
+    clone.run("dvc", "exp", "remove", "--all-commits", check=False)
+    clone.run("dvc", "queue", "remove", "--all", check=False)
+    shutil.rmtree(clone.path / ".dvc/cache/runs")
+
+
+def work_off_the_queue(clone: Clone, jobs: int) -> int:
+    """Return how many experiments were seen running at a time."""
+    at_a_time = 0
+    clone.run("dvc", "queue", "start", "--jobs", str(jobs))
+    while "Queued" in (status := clone.run("dvc", "queue", "status").stdout) or "Running" in status:
+        at_a_time = max(at_a_time, status.count("Running"))
+        time.sleep(1)
+    assert status.count("Success") == 2, status
+    return at_a_time
+
+
+def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> None:
+    grid = ["distill.alpha=0.2", "distill.alpha=0.6"]
+    found = {}
+    for jobs in (1, 2):
+        forget_experiments(clone)
+        clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
+        assert work_off_the_queue(clone, jobs) == jobs
+        found[jobs] = metrics_by_alpha(clone)
+    assert set(found[1]) == {0.2, 0.6}
+    assert found[1][0.2] != found[1][0.6]
+    assert found[2] == found[1]
+    forget_experiments(clone)
+    with ThreadPoolExecutor() as pool:
+        [*pool.map(lambda value: clone.run("dvc", "exp", "run", "--temp", "-S", value), grid)]
+    assert metrics_by_alpha(clone) == found[1]
+
+
+def test_fresh_clone_answers_without_data(clone: Clone, tmp_path: Path) -> None:
+    fresh = Clone(tmp_path / "fresh")
+    clone.run("git", "clone", "-qb", "main", ".", str(fresh.path))
+    assert fresh.ran(fresh.run("dvc", "repro", "--dry", "--allow-missing")) == set()
+    shown = json.loads(fresh.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert {path: row["data"] for path, row in shown.items()} == {
+        f"metrics/{path.name}": json.loads(path.read_text()) for path in (clone.path / "metrics").glob("*.json")
     }
-    assert {0.2, 0.6} <= alphas
+    edges = set(re.findall('"(.+)" -> "(.+)"', fresh.run("dvc", "dag", "--dot").stdout))
+    assert {name for edge in edges for name in edge} == {*STAGES, "photos.dvc"}
+    assert {("distill", "evaluate"), ("distill", "export"), ("train_scratch", "evaluate")} <= edges
+    assert json.loads(fresh.run("dvc", "params", "diff", "--json").stdout) == {}
+    fresh.set_params(distill={"alpha": 0.3})
+    diff = json.loads(fresh.run("dvc", "params", "diff", "--json").stdout)
+    assert diff == {"params.yaml": {"distill.alpha": {"old": 0.1, "new": 0.3}}}
 
 
 def test_metrics_diff_between_branches_without_cache(clone: Clone, tmp_path: Path) -> None:
@@ -223,7 +169,7 @@ def test_plots_hold_the_learning_curves_of_all_three_models(clone: Clone) -> Non
     ],
 )
 def test_bad_parameters_give_one_line_and_lose_nothing(clone: Clone, change: dict, named: str) -> None:
-    others = {path: path.stat().st_mtime_ns for path in (clone.path / "models").glob("teacher*")}
+    before = outs(clone)
     clone.set_params(**change)
     done = clone.run("dvc", "repro", check=False)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -231,19 +177,88 @@ def test_bad_parameters_give_one_line_and_lose_nothing(clone: Clone, change: dic
     assert len(errors) == 1
     assert named in errors[0]
     assert "Traceback" not in done.stderr
-    assert not list(clone.path.rglob(".partial-*"))
-    clone.run("git", "restore", "params.yaml", "dvc.lock", "metrics", "plots")
-    clone.run("dvc", "checkout", "-q")
-    assert clone.ran(clone.run("dvc", "repro")) == set()
-    assert {path for path in others if path.exists()} == set(others)
+    assert_nothing_is_lost(clone, before, done)
 
 
-def test_missing_class_folder(clone: Clone) -> None:
-    shutil.move(clone.path / "photos/light", clone.path / "light")
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"", "data.folder"), (b"data: [", "params.yaml"), (b"data: \xff", "params.yaml"), (None, "data.folder")],
+    ids=["empty", "not YAML", "not UTF-8", "missing"],
+)
+def test_params_file_that_dvc_cannot_read_is_named(clone: Clone, content: bytes | None, named: str) -> None:
+    before = outs(clone)
+    (clone.path / "params.yaml").unlink()
+    if content is not None:
+        (clone.path / "params.yaml").write_bytes(content)
     done = clone.run("dvc", "repro", check=False)
-    shutil.move(clone.path / "light", clone.path / "photos/light")
     assert done.returncode != 0
-    assert "holds 1 class folders; it should hold at least two" in done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert outs(clone) == before
+    clone.run("git", "restore", "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda photos: shutil.rmtree(photos / "light"), "holds 1 class folders; it should hold at least two"),
+        (lambda photos: (photos / "dark/07.png").write_bytes(b"\x89PNG"), "dark/07.png: not an image"),
+    ],
+    ids=["missing class", "broken picture"],
+)
+def test_damaged_folder_gives_one_line_and_loses_nothing(clone: Clone, damage: Callable, named: str) -> None:
+    before = outs(clone)
+    damage(clone.path / "photos")
+    done = clone.run("dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_nothing_is_lost(clone, before, done)
+
+
+@pytest.mark.parametrize(
+    ("hinder", "named"),
+    [("ulimit -f 1", "File too large"), ("rm -rf .checkpoints && touch .checkpoints", ".checkpoints")],
+    ids=["full disk", "file in the place of a folder"],
+)
+def test_what_cannot_be_written_gives_one_line_and_loses_nothing(clone: Clone, hinder: str, named: str) -> None:
+    before = outs(clone)
+    done = clone.run("bash", "-c", f"{hinder}; python -m stages.train_scratch", check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: .*{re.escape(named)}.*\n", done.stderr)
+    assert outs(clone) == before
+    assert not list(clone.path.rglob(".partial-*"))
+    clone.run("rm", "-rf", ".checkpoints")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_that_may_not_be_written_gives_one_line(clone: Clone) -> None:
+    before = outs(clone)
+    (clone.path / "data").chmod(0o555)
+    done = clone.run("python", "-m", "stages.prepare", check=False)
+    (clone.path / "data").chmod(0o755)
+    assert done.returncode == 1
+    assert re.fullmatch("error: .*Permission denied.*data.*\n", done.stderr)
+    assert outs(clone) == before
+
+
+def outs(clone: Clone) -> dict[str, dict[Path, bytes]]:
+    """The files that each stage has written."""
+    stages = yaml.safe_load((clone.path / "dvc.lock").read_text())["stages"]
+    written = {stage: [clone.path / out["path"] for out in content["outs"]] for stage, content in stages.items()}
+    return {
+        stage: {file: file.read_bytes() for path in paths for file in [path, *path.rglob("*")] if file.is_file()}
+        for stage, paths in written.items()
+    }
+
+
+def assert_nothing_is_lost(clone: Clone, before: dict, done: subprocess.CompletedProcess) -> None:
+    """After a failed `dvc repro`, nothing is half-written, and two commands bring back what was there `before`."""
+    (failed,) = re.findall("failed to reproduce '(.+)'", done.stderr)
+    after = outs(clone)
+    assert {stage for stage in STAGES if after[stage] != before[stage]} <= {failed}
+    assert not list(clone.path.rglob(".partial-*"))
     clone.run("git", "restore", ".")
     clone.run("dvc", "checkout", "-q")
+    assert outs(clone) == before
     assert clone.ran(clone.run("dvc", "repro")) == set()

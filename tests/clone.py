@@ -1,0 +1,95 @@
+"""A clone of this repository with data so small that its whole pipeline runs in about a minute."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "data": {
+        "name": "folder",
+        "folder": "photos",
+        "max_images": None,
+        "image_size": 48,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+    },
+    "views": {"count": 2},
+    "teacher": {"weights": None, "width": 0.35, "image_size": 32, "epochs": 1, "batch_size": 16},
+    "student": {"image_size": 32, "channels": [4, 8], "epochs": 2, "batch_size": 16},
+    "distill": {"feature_channels": 4},
+}
+STAGES = [
+    "prepare",
+    "train_teacher",
+    "train_scratch",
+    "cache_teacher_logits",
+    "distill",
+    "evaluate",
+    "export",
+    "report",
+]
+AFTER_DISTILL = {"distill", "evaluate", "export", "report"}
+
+
+class Clone:
+    """A repository in which commands run with this environment's programs."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def run(self, *command: str, check: bool = True, **options: object) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, **options)
+        assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def set_params(self, **sections: dict) -> None:
+        path = self.path / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for section, values in sections.items():
+            params[section].update(values)
+        path.write_text(yaml.safe_dump(params))
+
+    def metrics(self) -> dict:
+        return json.loads((self.path / "metrics/evaluate.json").read_text())
+
+    def ran(self, done: subprocess.CompletedProcess) -> set[str]:
+        """Names of the stages that a DVC command ran."""
+        return {stage for stage in STAGES if f"Running stage '{stage}'" in done.stdout + done.stderr}
+
+
+def draw_folder(folder: Path) -> None:
+    """Two classes of noise, 40 images each, that differ in brightness; one image stands there twice."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(0, 200, (48, 48, 3)) + 55 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
+    shutil.copy(folder / "dark/00.png", folder / "dark/copy.png")
+
+
+def copy_of_the_working_tree(clone: Clone) -> None:
+    """Make `clone` a repository of what git would commit here now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (clone.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone.path / name)
+    clone.run("git", "init", "-qb", "main")
+    clone.run("git", "config", "user.name", "t")
+    clone.run("git", "config", "user.email", "t@example.org")
