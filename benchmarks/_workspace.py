@@ -116,6 +116,5 @@ def _write_records(images: int, size: int) -> None:
         for split, count in (("train", images), ("validation", PICTURES), ("test", PICTURES))
     }
     counts = {name: class_counts(split, CLASSES) for name, split in splits.items()}
-    write_records(
-        Path("data/records"), splits, Manifest(CLASSES, counts, size, {"name": "random", "version": "1"}, 0, 0)
-    )
+    near, source = {"validation": 0, "test": 0}, {"name": "random", "version": "1"}
+    write_records(Path("data/records"), splits, Manifest(CLASSES, counts, counts["train"], near, size, source, 0, 0))
