@@ -11,6 +11,7 @@ name=$1 seeds=("${@:2}")
 preset=presets/$name.yaml
 record=results/$name
 tracked=(params.yaml dvc.lock metrics plots)
+state=.checkpoints/$name # the tracked files as the preset left them: DVC's run cache knows no stage with metrics in git
 
 [ -f "$preset" ] || { echo "error: there is no $preset" >&2; exit 1; }
 if ! cmp -s "$preset" params.yaml && ! git diff --quiet HEAD -- "${tracked[@]}"; then
@@ -18,6 +19,9 @@ if ! cmp -s "$preset" params.yaml && ! git diff --quiet HEAD -- "${tracked[@]}";
     exit 1
 fi
 put_back() {
+    rm -rf "$state"
+    mkdir -p "$state"
+    cp -r dvc.lock metrics plots "$state"
     git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
     git clean -qfd -- metrics plots
     dvc checkout --quiet --allow-missing || true
@@ -25,6 +29,10 @@ put_back() {
 trap put_back EXIT
 
 cp "$preset" params.yaml
+if [ -d "$state" ]; then
+    cp -r "$state"/. .
+    dvc checkout --quiet --allow-missing
+fi
 dvc repro
 rm -rf "$record.partial"
 mkdir -p "$record.partial/seeds"
