@@ -1,5 +1,6 @@
 # make run     the pipeline on the embedded default, ending in a table
 # make test    all tests
+# make check   whether what is committed is in step: dvc.lock with code and parameters, results/ with theirs
 # make real    the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
 # make bench   how fast it all is (about 6 minutes on two cores that do nothing else)
 # make lock    requirements.txt, anew from pyproject.toml
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 REQUIREMENTS ?= requirements.txt
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test real bench lock environment
+.PHONY: run test check real bench lock environment
 .ONESHELL:
 
 run: environment
@@ -18,6 +19,9 @@ run: environment
 
 test: environment
 	ruff check . && ruff format --check . && pytest
+
+check: environment
+	pytest --quiet tests/test_committed.py
 
 real: environment
 	presets/run.sh cats_vs_dogs $(SEEDS)

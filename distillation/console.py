@@ -3,25 +3,37 @@
 import sys
 from collections.abc import Callable
 
+import tensorflow as tf
 from tqdm import tqdm
 
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 from distillation.params import Params, load_params
+
+# A folder that may not be written, a full disk, too little memory; TensorFlow has names of its own for them.
+OF_THE_MACHINE = (OSError, MemoryError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
 
 
 def run(stage: Callable[[Params], str]) -> None:
     """Run a stage on the validated parameters and print the line of result that it returns.
 
-    An `InputError` ends the process with one line on standard error and exit status 1; anything
-    else is a defect and keeps its traceback.
+    An `InputError`, what the machine refuses, or Ctrl-C ends the process with one line on standard error
+    and exit status 1; anything else is a defect and keeps its traceback.
     """
     try:
         print(stage(load_params()), flush=True)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(" ".join(str(error).split()))  # names of files may hold line breaks
+    except OF_THE_MACHINE as error:
+        _fail(reason(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; run it again to go on")
 
 
 def progress(items, total: int, what: str):
     """Iterate over `items` behind a progress bar with ETA; silent where nobody watches."""
     return tqdm(items, total=total, desc=what, leave=False, disable=None, mininterval=0.5)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

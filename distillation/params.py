@@ -29,9 +29,10 @@ def _not_bool(value: object) -> object:
 Real = Annotated[float, BeforeValidator(_number)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 OpenFraction = Annotated[Real, Field(gt=0, lt=1)]
-NotNegative = Annotated[Real, Field(ge=0)]
-Positive = Annotated[Real, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[Real, Field(ge=0, le=1e6)]
+Positive = Annotated[Real, Field(gt=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]  # each is a data set of its own
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -45,7 +46,7 @@ class Data(_Section):
 
     name: Annotated[str, Field(min_length=1)]
     folder: Annotated[str, Field(min_length=1)]
-    max_images: Annotated[int, Field(ge=10)] | None
+    max_images: Annotated[int, Field(ge=10, lt=2**31)] | None
     image_size: Pixels
     validation_fraction: OpenFraction
     test_fraction: OpenFraction
@@ -71,7 +72,7 @@ class Views(_Section):
 class Training(_Section):
     """What every training run needs to know."""
 
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     learning_rate: Positive
     weight_decay: NotNegative
@@ -101,7 +102,7 @@ class Distill(_Section):
     """Weights of the terms of the loss (`distillation/losses.py`)."""
 
     alpha: Fraction
-    temperature: Positive
+    temperature: Annotated[Real, Field(ge=1e-6, le=1e6)]
     feature_channels: Annotated[int, Field(ge=1, le=1280)]
     feature_weight: NotNegative
 

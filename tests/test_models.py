@@ -1,12 +1,17 @@
 """Networks: published sizes, a hand-counted one, and LiteRT against Keras."""
 
+import io
+import pickle
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import changed
+from helpers import Payload, changed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 from distillation import student as students
@@ -190,20 +195,48 @@ def test_weights_of_another_student_are_refused(small: keras.Model, params: Para
         load_weights(other, tmp_path / "a.weights.h5")
 
 
-def test_missing_and_broken_weights_are_refused(small: keras.Model, tmp_path: Path):
+def foreign_contents() -> dict[str, bytes]:
+    """Files that are none of weights, by kind."""
+    contents = {"empty": b"", "text": b"no weights", "pickle": pickle.dumps(Payload())}
+    for kind, save in {"npy": np.save, "npz": np.savez}.items():
+        file = io.BytesIO()
+        save(file, np.array([Payload()]), allow_pickle=True)
+        contents[kind] = file.getvalue()
+    file = io.BytesIO()
+    with h5py.File(file, "w") as other:
+        other["array"] = np.zeros(3)
+    return contents | {"h5": file.getvalue()}
+
+
+def refusal(model: keras.Model, path: Path) -> str:
+    with pytest.raises(InputError, match=r"a\.weights\.h5") as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:keras")
+def test_missing_and_foreign_weights_are_refused(small: keras.Model, tmp_path: Path):
     path = tmp_path / "a.weights.h5"
-    with pytest.raises(InputError, match=r"a\.weights\.h5"):
-        load_weights(small, path)
+    refusal(small, path)
+    for content in foreign_contents().values():
+        path.write_bytes(content)
+        refusal(small, path)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_truncated_weights_are_refused(
+    small: keras.Model, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    path = tmp_path_factory.getbasetemp() / "a.weights.h5"
     small.save_weights(path)
     content = path.read_bytes()
-    for broken in (content[: len(content) // 2], content[:-100], b"", b"no weights"):
-        path.write_bytes(broken)
-        with pytest.raises(InputError, match=r"a\.weights\.h5") as caught:
-            load_weights(small, path)
-        assert "\n" not in str(caught.value)
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    refusal(small, path)
 
 
-@pytest.mark.parametrize("content", [None, b"no weights"])
+@pytest.mark.parametrize("content", [None, b"no weights", pickle.dumps(Payload())], ids=["missing", "text", "pickle"])
 def test_pretrained_weights_that_cannot_be_had_are_named(params: Params, tmp_path: Path, content: bytes | None):
     path = tmp_path / "backbone.weights.h5"
     if content is not None:

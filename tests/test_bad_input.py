@@ -1,0 +1,171 @@
+"""Stages on input that they cannot use: one line names it, and what was there before stays as it was."""
+
+import io
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Payload, changed, encoded, random_picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from distillation.errors import InputError
+from distillation.params import Data, Params
+from distillation.records import Records, decode
+from distillation.sources import Source
+from stages import distill, prepare
+
+
+def jpeg(number: int, size: int = 16) -> bytes:
+    return encoded(Image.fromarray(random_picture(np.random.default_rng(number), size)), "JPEG")
+
+
+PICTURES = {f"{name}/{number}.jpg": jpeg(10 * label + number) for label, name in enumerate("ab") for number in range(5)}
+
+
+def fill(folder: Path, pictures: dict[str, bytes]) -> None:
+    """Let `folder` hold these files alone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def complaint(stage, params: Params) -> str:
+    with pytest.raises(InputError) as caught:
+        stage.main(params)
+    assert "\n" not in str(caught.value)
+    assert not [*Path().rglob(".partial-*")]
+    return str(caught.value)
+
+
+@pytest.fixture
+def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Parameters of a folder of two classes that has been prepared in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    fill(Path("photos"), PICTURES)
+    data = changed(params.data, name="folder", folder="photos", image_size=32)
+    chosen = params.model_copy(update={"data": data})
+    prepare.main(chosen)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        ({}, "photos"),
+        ({"a/0.jpg": jpeg(0)}, "at least two"),
+        (PICTURES | {"c/0.jpg": jpeg(50)}, "class c has 1 different images; it should have at least 3"),
+        (PICTURES | {f"c/{n}.jpg": jpeg(50) for n in range(9)}, "class c has 1 different images"),
+        ({f"{name}/{n}.jpg": jpeg(n) for name in "ab" for n in range(5)}, "class a has 0 different images"),
+        (PICTURES | {"a/0.jpg": b""}, "a/0.jpg: not an image"),
+        (PICTURES | {"a/notes.txt": b"two cats"}, "a/notes.txt: not an image"),
+        (PICTURES | {"a/0.jpg": jpeg(0)[:-200]}, "a/0.jpg: cannot be decoded"),
+    ],
+    ids=[
+        "nothing",
+        "one class",
+        "one image",
+        "copies of one image",
+        "contradicting labels",
+        "empty",
+        "text",
+        "truncated",
+    ],
+)
+def test_folder_that_cannot_be_used_is_named(photos: Params, pictures: dict[str, bytes], words: str):
+    before = contents(Path("data"))
+    fill(Path("photos"), pictures)
+    assert words in complaint(prepare, photos)
+    assert contents(Path("data")) == before
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, len(PICTURES["b/3.jpg"]) - 1), st.binary(max_size=9), st.booleans())
+def test_damaged_jpeg_is_a_picture_or_named(photos: Params, place: int, noise: bytes, to_the_end: bool):
+    content = PICTURES["b/3.jpg"]
+    before = contents(Path("data"))
+    Path("photos/b/3.jpg").write_bytes(content[:place] + noise + (b"" if to_the_end else content[place + len(noise) :]))
+    try:
+        prepare.main(photos)
+    except InputError as error:
+        assert str(error).startswith("b/3.jpg: ")
+        assert "\n" not in str(error)
+        assert contents(Path("data")) == before
+
+
+def test_pictures_of_one_pixel_will_do(photos: Params):
+    values = {"a": range(0, 100, 10), "b": range(100, 200, 10)}
+    pixels = {f"{name}/{v}.png": encoded(Image.new("L", (1, 1), v), "PNG") for name in values for v in values[name]}
+    fill(Path("photos"), pixels)
+    prepare.main(photos)
+    records = Records("data/records", "train")
+    for serialised in records.dataset():
+        image = decode(serialised, 32)["image"].numpy()
+        assert np.ptp(image) <= 1
+    assert len(records) == 14
+
+
+@pytest.mark.parametrize("label", [-1, 2, 10**6])
+def test_label_out_of_range_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch, label: int):
+    @contextmanager
+    def source(data: Data) -> Iterator[Source]:
+        pictures = [(jpeg(number), number % 2, f"good {number}") for number in range(10)]
+        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, (jpeg(10), label, "bad 10")]))
+
+    monkeypatch.setattr(prepare, "open_source", source)
+    before = contents(Path("data"))
+    assert complaint(prepare, photos) == f"bad 10 has label {label}; it should be one of 0..1"
+    assert contents(Path("data")) == before
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+LOGITS = npy(np.zeros((24, 6, 3), np.float32))
+
+
+@pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no array", LOGITS[:100], LOGITS[:-1], npy(np.array([Payload()])), pickle.dumps(Payload())],
+    ids=["missing", "empty", "text", "half a header", "truncated", "pickled array", "pickle"],
+)
+def test_answers_of_the_teacher_that_cannot_be_read_are_named(
+    params: Params,
+    records_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes | None,
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    for other in ("teacher_logits", "teacher_features"):
+        Path(f"data/{other}.npy").write_bytes(LOGITS)
+    Path(f"data/{name}.npy").unlink()
+    if content is not None:
+        Path(f"data/{name}.npy").write_bytes(content)
+    assert complaint(distill, params).startswith(f"data/{name}.npy cannot be read")
+
+
+def test_answers_about_other_pictures_are_refused(
+    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    for name in ("teacher_logits", "teacher_features"):
+        Path(f"data/{name}.npy").write_bytes(npy(np.zeros((23, 6, 3), np.float32)))
+    assert "has shape (23, 6, 3), should be (24, 6, 3)" in complaint(distill, params)
