@@ -1,6 +1,8 @@
 """What does a training step with the cached teacher cost, in steps from scratch?
 
 Both with their input pipelines, as `distill` and `train_scratch` run them.
+
+Bound by the 1x1 convolution through which the student's features are compared with the teacher's.
 """
 
 from benchmarks._timing import answer, interleaved, record

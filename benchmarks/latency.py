@@ -4,6 +4,8 @@ The files of `results/cats_vs_dogs/export` against the teacher at the preset's r
 LiteRT, in the same rounds. `latency`: milliseconds for one picture on one thread (median and
 quartiles), pictures a second in batches of 32 on all cores, memory of a process that does nothing
 but load the file and answer one picture, and size of the file.
+
+Bound by arithmetic: the teacher has nine times the student's multiply-accumulates.
 """
 
 import os

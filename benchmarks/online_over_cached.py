@@ -3,6 +3,8 @@
 Online is `keras.distillation.Distiller`, with its loss put right: as the default `"kl_divergence"` it
 would take logits for probabilities. It demands inputs of one shape, so its teacher sees the
 student's view magnified, and it asks the teacher for logits alone.
+
+Bound by the teacher's forward pass in TensorFlow.
 """
 
 import keras

@@ -2,6 +2,8 @@
 
 A process of each stage in turn, against one that does `import tensorflow, keras`; the spread is also
 over the stages.
+
+Bound by the import of TensorFlow.
 """
 
 import subprocess
