@@ -26,7 +26,7 @@ NAIVE_EPOCHS = 5
 
 def main() -> None:
     training.set_seed(0)
-    with workspace(images=128) as params:
+    with workspace(images=512) as params:
         settings, train, loss = params.teacher, Records("data/records", "train"), DistillationLoss(len(CLASSES))
         teacher = random_teacher(params)
         backbone = keras.Model(teacher.input, teacher.get_layer(HEAD).input)
