@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import changed, encoded, random_examples, random_picture
+from helpers import changed, encoded, random_examples, random_picture, write
 from PIL import Image
 
 from distillation import predict as serving
@@ -26,13 +26,10 @@ from distillation.params import Params, load_params
 from distillation.predict import COMMITTED, Student, classify, find, load_student
 from distillation.records import (
     Example,
-    Manifest,
     Records,
-    class_counts,
     drop_duplicates,
     image_id,
     stratified_split,
-    write_records,
 )
 from distillation.sources import open_source
 from distillation.student import build_student
@@ -410,11 +407,7 @@ def test_predict_and_evaluate_agree_on_photographs(
         (originals / f"{example.id}.jpg").write_bytes(content)
         jpeg = square_jpeg(content, student.square)
         stored.append(Example(example.id, example.label, example.source, jpeg))
-    counts = {"test": class_counts(stored, student.classes)}
-    source = {"name": "cats_vs_dogs", "version": ""}
-    write_records(
-        tmp_path / "records", {"test": stored}, Manifest(student.classes, counts, student.square, source, 0, 0)
-    )
+    write(tmp_path / "records", {"train": [], "test": stored}, student.classes, student.square)
     records = Records(tmp_path / "records", "test")
     forward = forward_pass((COMMITTED / serving.MODEL).read_bytes())
     evaluated = predict(forward, plain_images(records, student.size), len(records), "test").argmax(axis=1)
