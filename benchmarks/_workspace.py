@@ -48,7 +48,7 @@ def workspace(images: int, views: int | None = None) -> Iterator[Params]:
             ("logits", np.float32, (len(CLASSES),)),
             ("features", np.float16, (side, side, channels)),
         ):
-            answers = rng.standard_normal((images, params.views.count, *shape), np.float32)
+            answers = rng.standard_normal((params.views.count, images, *shape), np.float32)
             np.save(f"data/teacher_{name}.npy", answers.astype(dtype))
         yield params
 

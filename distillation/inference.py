@@ -30,7 +30,7 @@ def forward_pass(model: keras.Model | bytes) -> Forward:
         return Network(model)
     if tf.config.list_physical_devices("GPU"):
         return model.predict_on_batch
-    return Network(to_litert(model, BATCH))
+    return Network(_frozen(model))
 
 
 def predict(forward: Forward, images: tf.data.Dataset, count: int, what: str) -> np.ndarray:
@@ -61,7 +61,7 @@ def view_images(records: Records, size: int, views: Views, view: int) -> tf.data
 def to_litert(
     model: keras.Model, batch: int, configure: Callable[[tf.lite.TFLiteConverter], None] = lambda converter: None
 ) -> bytes:
-    """`model` as a LiteRT file's content, for a fixed batch size (XNNPACK needs static shapes).
+    """`model` as a LiteRT file's content with a signature, for batches of `batch`.
 
     `configure` may set the converter's options, such as quantisation.
     """
@@ -71,6 +71,18 @@ def to_litert(
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         configure(converter)
         return converter.convert()
+
+
+def _frozen(model: keras.Model) -> bytes:
+    """`model` as a LiteRT file's content, for one picture at a time: batches cost XNNPACK as much a picture.
+
+    Without a signature, and seven times faster than `to_litert`, which goes by way of a SavedModel.
+    """
+    image = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)
+    function = tf.function(lambda image: model(image, training=False)).get_concrete_function(image)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter.experimental_lower_to_saved_model = False
+    return converter.convert()
 
 
 def _batches(records: Records) -> tf.data.Dataset:

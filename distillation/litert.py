@@ -23,7 +23,8 @@ class Network:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         count = len(images)
-        images = np.pad(images, ((0, -count % self._portion), (0, 0), (0, 0), (0, 0)))
+        if count % self._portion:
+            images = np.pad(images, ((0, -count % self._portion), (0, 0), (0, 0), (0, 0)))
         outputs = []
         for start in range(0, len(images), self._portion):
             portion = _quantised(images[start : start + self._portion], self._source)
@@ -36,7 +37,7 @@ class Network:
 def _quantised(values: np.ndarray, tensor: dict) -> np.ndarray:
     scale, zero_point = tensor["quantization"]
     if scale == 0:
-        return values.astype(tensor["dtype"])
+        return values.astype(tensor["dtype"], copy=False)
     limits = np.iinfo(tensor["dtype"])
     return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(tensor["dtype"])
 

@@ -35,7 +35,7 @@ def build_student(student: Student, classes: int) -> keras.Model:
 
 
 def train_student(
-    stage: str, name: str, params: Params, loss: DistillationLoss, soft_targets: Sequence[np.ndarray] = ()
+    stage: str, name: str, params: Params, loss: DistillationLoss, soft_targets: Sequence[np.memmap] = ()
 ) -> str:
     """Train and publish a student; both share initial weights, data order, views, schedule and budget.
 
@@ -46,8 +46,8 @@ def train_student(
         name: what the published files are called.
         params: all parameters.
         loss: on packed rows.
-        soft_targets: the teacher's cached answers: none, logits (n, views, classes), or these and
-            features (n, views, height, width, channels), n the number of training images.
+        soft_targets: the teacher's cached answers: none, logits (views, n, classes), or these and
+            features (views, n, height, width, channels), n the number of training images.
 
     Returns:
         The stage's line of result.

@@ -29,7 +29,7 @@ def set_seed(seed: int) -> None:
 
 
 def view_batches(
-    records: Records, image_size: int, views: Views, training: Training, soft_targets: Sequence[np.ndarray] = ()
+    records: Records, image_size: int, views: Views, training: Training, soft_targets: Sequence[np.memmap] = ()
 ) -> Callable[[range], tf.data.Dataset]:
     """Training batches of augmented views with their targets, for any range of epochs.
 
@@ -41,38 +41,57 @@ def view_batches(
         records: n pictures of the training split.
         image_size: side of the views in pixels.
         views, training: augmentation; batch size and seed.
-        soft_targets: the teacher's answers, each (n, views.count, ...) in id order, to be packed behind the label.
+        soft_targets: the teacher's answers, each (views.count, n, ...) in id order and mapped from its `.npy`
+            file, from which it is streamed; to be packed behind the label.
 
     Returns:
         A function from a range of epochs to batches (images (batch, size, size, 3) float32 0..255,
         targets (batch, 1 + ...) float32; see `distillation/losses.py`).
     """
     image_size_on_disk, count, images = records.manifest.image_size, len(records), records.manifest.size("train")
-    rows = [answer.reshape(*answer.shape[:2], -1) for answer in soft_targets]
-    # As integers of that size: TensorFlow greets a float16 constant with an error message on most CPUs.
-    answers = [(tf.constant(row.view(f"int{8 * row.itemsize}")), row.dtype) for row in rows]
 
     def parse(serialised: tf.Tensor) -> dict[str, tf.Tensor]:
         return decode(serialised, image_size_on_disk)
 
-    def to_views(batch: dict[str, tf.Tensor], position: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def answers(epoch: int) -> list[tf.data.Dataset]:
+        shown = [(epoch + copy) % views.count for copy in range(-(-images // count))]
+        return [
+            functools.reduce(tf.data.Dataset.concatenate, (_rows(array, view) for view in shown))
+            for array in soft_targets
+        ]
+
+    def to_views(
+        batch: dict[str, tf.Tensor], position: tf.Tensor, epoch: tf.Tensor, *rows: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         view = (epoch + position // count) % views.count
-        at = tf.stack([position % count, view], axis=1)
-        seen = (tf.bitcast(tf.gather_nd(bits, at), dtype) for bits, dtype in answers)
-        targets = [batch["label"][:, None], *seen]
+        targets = [batch["label"][:, None]]
+        for row, array in zip(rows, soft_targets, strict=True):
+            target = tf.io.decode_raw(row, array.dtype)
+            targets.append(tf.ensure_shape(target, (None, array[0, 0].size)))
         packed = tf.concat([tf.cast(target, tf.float32) for target in targets], axis=1)
         return augmented(batch["image"], batch["id"], view, image_size, views), packed
 
     examples = records.dataset()
     if count * image_size_on_disk**2 * 3 <= CACHE_BYTES:
-        shuffled = shuffled_batches(examples.map(parse, tf.data.AUTOTUNE).cache(), images, images, training)
+        shuffled = shuffled_batches(examples.map(parse, tf.data.AUTOTUNE).cache(), images, images, training, answers)
     else:
-        shuffled = shuffled_batches(examples, images, SHUFFLE_BUFFER, training, parse)
+        shuffled = shuffled_batches(examples, images, SHUFFLE_BUFFER, training, answers, parse)
     return lambda epochs: shuffled(epochs).map(to_views, tf.data.AUTOTUNE)
 
 
+def _rows(array: np.memmap, view: int) -> tf.data.Dataset:
+    """The rows of `array[view]` as strings of their bytes."""
+    before, after = array.offset + array[:view].nbytes, array[view + 1 :].nbytes
+    return tf.data.FixedLengthRecordDataset(str(array.filename), array[0, 0].nbytes, before, after)
+
+
 def shuffled_batches(
-    examples: tf.data.Dataset, images: int, buffer: int, training: Training, parse: Callable | None = None
+    examples: tf.data.Dataset,
+    images: int,
+    buffer: int,
+    training: Training,
+    answers: Callable[[int], Sequence[tf.data.Dataset]] = lambda epoch: (),
+    parse: Callable | None = None,
 ) -> Callable[[range], tf.data.Dataset]:
     """Full batches in another order each epoch, the order a function of (training.seed, epoch).
 
@@ -81,23 +100,25 @@ def shuffled_batches(
         images: examples in an epoch.
         buffer: how many wait to be shuffled.
         training: batch size and seed.
+        answers: what else, of an epoch, goes with each example.
         parse: what makes of an example what is batched, after shuffling.
 
     Returns:
-        A function from a range of epochs to (batch, positions in 0..images-1 before shuffling (batch,) int64, epoch).
+        A function from a range of epochs to (batch, positions in 0..images-1 before shuffling (batch,) int64,
+        epoch, answers).
     """
     copies = -(-images // len(examples))
     if copies > 1:  # else `take` would end before a cache below it is complete
         examples = examples.repeat(copies).take(images)
-    positioned = tf.data.Dataset.zip(examples, tf.data.Dataset.range(images))
 
     def of_epoch(epoch: int) -> tf.data.Dataset:
         seed = int(np.random.SeedSequence([training.seed, epoch]).generate_state(1)[0])
+        positioned = tf.data.Dataset.zip(examples, tf.data.Dataset.range(images), *answers(epoch))
         shuffled = positioned.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
         if parse is not None:
-            shuffled = shuffled.map(lambda example, position: (parse(example), position), tf.data.AUTOTUNE)
+            shuffled = shuffled.map(lambda example, *others: (parse(example), *others), tf.data.AUTOTUNE)
         batches = shuffled.batch(training.batch_size, drop_remainder=True)
-        return batches.map(lambda batch, positions: (batch, positions, tf.constant(epoch, tf.int64)))
+        return batches.map(lambda batch, positions, *rows: (batch, positions, tf.constant(epoch, tf.int64), *rows))
 
     return lambda epochs: functools.reduce(tf.data.Dataset.concatenate, map(of_epoch, epochs))
 

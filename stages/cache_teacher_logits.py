@@ -19,9 +19,9 @@ PCA_IMAGES = 32 * BATCH  # whose features the principal components are found fro
 def main(params: Params) -> str:
     """Write the teacher's logits and features, for the training images in id order.
 
-    Logits: raw, float32 (images, views, classes), so that neither temperature nor alpha ever asks the
+    Logits: raw, float32 (views, images, classes), so that neither temperature nor alpha ever asks the
     teacher again. Features: its last feature map in `distill.feature_channels` principal components of
-    unit mean square, float16 (images, views, height, width, channels).
+    unit mean square, float16 (views, images, height, width, channels).
     """
     records = Records("data/records", "train")
     classes, size = len(records.manifest.classes), params.teacher.image_size
@@ -31,13 +31,13 @@ def main(params: Params) -> str:
     reduced = _principal_components(features, view_images(records, size, params.views, 0), channels)
     answers = layers.Concatenate()([teacher.output, layers.Flatten()(reduced)])
     forward = forward_pass(keras.Model(teacher.input, answers))
-    logits = np.empty((len(records), params.views.count, classes), np.float32)
-    maps = np.empty((len(records), params.views.count, *reduced.shape[1:]), np.float16)
+    logits = np.empty((params.views.count, len(records), classes), np.float32)
+    maps = np.empty((params.views.count, len(records), *reduced.shape[1:]), np.float16)
     for view in range(params.views.count):
         what = f"cache_teacher_logits: view {view + 1}/{params.views.count}"
         rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
-        logits[:, view] = rows[:, :classes]
-        maps[:, view] = rows[:, classes:].reshape(-1, *reduced.shape[1:])
+        logits[view] = rows[:, :classes]
+        maps[view] = rows[:, classes:].reshape(-1, *reduced.shape[1:])
     for name, array in (("logits", logits), ("features", maps)):
         with replacing(f"data/teacher_{name}.npy") as temporary:
             np.save(temporary, array)

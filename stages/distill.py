@@ -19,7 +19,7 @@ def main(params: Params) -> str:
     """
     distill, manifest = params.distill, read_manifest("data/records")
     soft_targets = [_read(Path("data/teacher_logits.npy")), _read(Path("data/teacher_features.npy"))]
-    expected = (manifest.size("train"), params.views.count, len(manifest.classes))
+    expected = (params.views.count, manifest.size("train"), len(manifest.classes))
     if soft_targets[0].shape != expected:
         raise InputError(
             f"data/teacher_logits.npy has shape {soft_targets[0].shape}, should be {expected}: run `dvc repro`"
@@ -30,7 +30,7 @@ def main(params: Params) -> str:
     return train_student("distill", "student_distilled", params, loss, soft_targets)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path) -> np.memmap:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
