@@ -37,7 +37,7 @@ print(runpy.run_path("benchmarks/_timing.py")["peak_mib"]())  # the package impo
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         teacher = Path(directory, "teacher.tflite")
-        teacher.write_bytes(to_litert(random_teacher(load_params(PRESET)), 1))
+        teacher.write_bytes(to_litert(random_teacher(load_params(PRESET))))
         files = {
             "teacher float32": teacher,
             "student float32": EXPORT / "student_float32.tflite",

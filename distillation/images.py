@@ -1,6 +1,7 @@
 """Any picture that people have, as square RGB."""
 
 import io
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +34,7 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
     except Image.UnidentifiedImageError:
         raise InputError("not an image that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error) as error:
         raise InputError(f"cannot be decoded ({reason(error)})") from None
 
 

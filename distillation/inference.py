@@ -59,13 +59,13 @@ def view_images(records: Records, size: int, views: Views, view: int) -> tf.data
 
 
 def to_litert(
-    model: keras.Model, batch: int, configure: Callable[[tf.lite.TFLiteConverter], None] = lambda converter: None
+    model: keras.Model, configure: Callable[[tf.lite.TFLiteConverter], None] = lambda converter: None
 ) -> bytes:
-    """`model` as a LiteRT file's content with a signature, for batches of `batch`.
+    """`model` as a LiteRT file's content with a signature (`image` in, `output_0` out), for one picture at a time.
 
     `configure` may set the converter's options, such as quantisation.
     """
-    image = keras.Input(batch_shape=(batch, *model.input_shape[1:]), name="image")
+    image = keras.Input(batch_shape=(1, *model.input_shape[1:]), name="image")
     with tempfile.TemporaryDirectory() as directory:
         keras.Model(image, model(image)).export(directory, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
@@ -74,9 +74,9 @@ def to_litert(
 
 
 def _frozen(model: keras.Model) -> bytes:
-    """`model` as a LiteRT file's content, for one picture at a time: batches cost XNNPACK as much a picture.
+    """`model` as a LiteRT file's content, for one picture at a time: in batches XNNPACK takes as long for each.
 
-    Without a signature, and seven times faster than `to_litert`, which goes by way of a SavedModel.
+    It has no signature, and is made seven times faster than by `to_litert`, which goes by way of a SavedModel.
     """
     image = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)
     function = tf.function(lambda image: model(image, training=False)).get_concrete_function(image)

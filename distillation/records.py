@@ -179,6 +179,9 @@ class Records:
         if found != expected:
             raise InputError(f"{self.directory}/{split}-*.tfrecord hold {found} images; manifest.json says {expected}")
         ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
+        classes = len(self.manifest.classes)
+        if labels.min() < UNLABELED or labels.max() >= classes:
+            raise InputError(f"{self.directory}/{split}-*.tfrecord hold labels beyond the manifest's {classes} classes")
         self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
         self.ids, self.labels, self.sources = (
             column[self._taken] for column in (ids.astype(str), labels, sources.astype(str))

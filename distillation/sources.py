@@ -65,6 +65,11 @@ def _folder(folder: Path) -> Source:
         if not of_class:
             raise InputError(f"the class folder {folder / name} holds no images")
         files += [(path, label) for path in of_class]
+    for path, _ in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the file name {str(path)!a} is not UTF-8; rename it") from None
     pictures = ((path.read_bytes(), label, path.relative_to(folder).as_posix()) for path, label in files)
     return Source("folder", "", classes, len(files), pictures)
 

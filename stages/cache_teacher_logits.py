@@ -6,6 +6,7 @@ from keras import layers
 from sklearn.decomposition import PCA
 
 from distillation.console import run
+from distillation.errors import InputError
 from distillation.files import replacing
 from distillation.inference import BATCH, forward_pass, predict, view_images
 from distillation.models import load_weights
@@ -51,7 +52,13 @@ def _principal_components(features: keras.Model, images, channels: int):
     """
     sample = images.take(PCA_IMAGES // BATCH)
     maps = predict(forward_pass(features), sample, PCA_IMAGES, "cache_teacher_logits: principal components")
-    pca = PCA(channels, svd_solver="covariance_eigh").fit(maps.reshape(-1, maps.shape[-1]))
+    places = maps.reshape(-1, maps.shape[-1])
+    if channels > len(places):
+        raise InputError(
+            f"distill.feature_channels = {channels}, should be at most {len(places)}: "
+            f"so many places do the feature maps of {len(maps)} images have"
+        )
+    pca = PCA(channels, svd_solver="covariance_eigh").fit(places)
     scale = np.sqrt(pca.explained_variance_.mean())
     projection = layers.Conv2D(channels, 1)
     output = projection(features.output)

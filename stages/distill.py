@@ -18,23 +18,26 @@ def main(params: Params) -> str:
     What the loss asks is all in which this differs from `train_scratch`.
     """
     distill, manifest = params.distill, read_manifest("data/records")
-    soft_targets = [_read(Path("data/teacher_logits.npy")), _read(Path("data/teacher_features.npy"))]
-    expected = (params.views.count, manifest.size("train"), len(manifest.classes))
-    if soft_targets[0].shape != expected:
-        raise InputError(
-            f"data/teacher_logits.npy has shape {soft_targets[0].shape}, should be {expected}: run `dvc repro`"
-        )
+    views = (params.views.count, manifest.size("train"))
+    soft_targets = [
+        _read(Path("data/teacher_logits.npy"), (*views, len(manifest.classes))),
+        _read(Path("data/teacher_features.npy"), views),
+    ]
     if distill.feature_weight == 0 or distill.alpha == 1:
         del soft_targets[1]
     loss = DistillationLoss(len(manifest.classes), distill.alpha, distill.temperature, distill.feature_weight)
     return train_student("distill", "student_distilled", params, loss, soft_targets)
 
 
-def _read(path: Path) -> np.memmap:
+def _read(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """The floats at `path`, whose shape begins with `shape`."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}): run `dvc repro`, which makes it") from None
+    if array.dtype.kind != "f" or array.shape[: len(shape)] != shape:
+        raise InputError(f"{path} has {array.dtype} of shape {array.shape}, should be {shape}: run `dvc repro`")
+    return array
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def main(params: Params) -> str:
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop})
         metrics = {}
         for variant, configure in _variants(plain_images(train, params.student.image_size)).items():
-            content = to_litert(model, 1, configure)
+            content = to_litert(model, configure)
             (directory / f"student_{variant}.tflite").write_bytes(content)
             probabilities = predict(forward_pass(content), images, len(test), f"export: {variant}")
             metrics[variant] = {

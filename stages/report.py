@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from distillation import figures
 from distillation.console import run
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 from distillation.figures import MODELS
 from distillation.files import read_json, replacing
 from distillation.params import Params
@@ -119,8 +119,11 @@ def _logits(test: Records) -> dict[str, np.ndarray]:
     """Every model's logits (n, classes) of the test pictures, in id order."""
     if not PREDICTIONS.is_file():
         raise InputError(f"{PREDICTIONS} is missing: run `dvc repro`, which makes it")
-    table = pd.read_parquet(PREDICTIONS)
-    if list(table["id"]) != list(test.ids):
+    try:
+        table = pd.read_parquet(PREDICTIONS)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{PREDICTIONS} cannot be read ({reason(error)}): run `dvc repro`") from None
+    if list(table.get("id", ())) != list(test.ids):
         raise InputError(f"{PREDICTIONS} is not about the pictures in {test.directory}: run `dvc repro`")
     return {name: np.stack(table[f"{name}_logits"]) for name in MODELS}
 

@@ -1,6 +1,8 @@
 """Stages on input that they cannot use: one line names it, and what was there before stays as it was."""
 
 import io
+import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import Payload, changed, encoded, random_picture
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +21,8 @@ from distillation.errors import InputError
 from distillation.params import Data, Params
 from distillation.records import Records, decode
 from distillation.sources import Source
-from stages import distill, prepare
+from distillation.teacher import build_teacher
+from stages import cache_teacher_logits, distill, prepare, report
 
 
 def jpeg(number: int, size: int = 16) -> bytes:
@@ -134,14 +138,20 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-LOGITS = npy(np.zeros((24, 6, 3), np.float32))
+def npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, np.zeros(3))
+    return file.getvalue()
+
+
+LOGITS = npy(np.zeros((6, 24, 3), np.float32))
 
 
 @pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"no array", LOGITS[:100], LOGITS[:-1], npy(np.array([Payload()])), pickle.dumps(Payload())],
-    ids=["missing", "empty", "text", "half a header", "truncated", "pickled array", "pickle"],
+    [None, b"", b"no array", LOGITS[:100], LOGITS[:-1], npz(), npy(np.array([Payload()])), pickle.dumps(Payload())],
+    ids=["missing", "empty", "text", "half a header", "truncated", "npz", "pickled array", "pickle"],
 )
 def test_answers_of_the_teacher_that_cannot_be_read_are_named(
     params: Params,
@@ -161,11 +171,64 @@ def test_answers_of_the_teacher_that_cannot_be_read_are_named(
     assert complaint(distill, params).startswith(f"data/{name}.npy cannot be read")
 
 
+@pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
+@pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=str)
 def test_answers_about_other_pictures_are_refused(
+    params: Params,
+    records_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    answers: np.ndarray,
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    for other in ("teacher_logits", "teacher_features"):
+        Path(f"data/{other}.npy").write_bytes(LOGITS)
+    Path(f"data/{name}.npy").write_bytes(npy(answers))
+    assert f"data/{name}.npy has {answers.dtype} of shape {answers.shape}" in complaint(distill, params)
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"deep\xfe/0.jpg"], ids=repr)
+def test_file_name_that_is_not_utf8_is_named(photos: Params, name: bytes):
+    before = contents(Path("data"))
+    fill(Path("photos"), PICTURES | {f"a/{os.fsdecode(name)}": jpeg(50)})
+    assert "is not UTF-8" in complaint(prepare, photos)
+    assert contents(Path("data")) == before
+
+
+def test_labels_that_the_manifest_does_not_name_are_refused(photos: Params):
+    manifest = json.loads(Path("data/records/manifest.json").read_text())
+    manifest["classes"].pop()
+    Path("data/records/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="labels beyond"):
+        Records("data/records", "train")
+
+
+@pytest.mark.slow
+def test_more_features_than_the_teacher_can_give_are_refused(
     params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
-    for name in ("teacher_logits", "teacher_features"):
-        Path(f"data/{name}.npy").write_bytes(npy(np.zeros((23, 6, 3), np.float32)))
-    assert "has shape (23, 6, 3), should be (24, 6, 3)" in complaint(distill, params)
+    small = changed(params.teacher, image_size=32)
+    chosen = params.model_copy(update={"teacher": small, "distill": changed(params.distill, feature_channels=25)})
+    Path("models").mkdir()
+    build_teacher(small, 3).save_weights("models/teacher.weights.h5")
+    assert "distill.feature_channels = 25, should be at most 24" in complaint(cache_teacher_logits, chosen)
+
+
+@pytest.mark.parametrize("content", [b"", b"no table", "column"], ids=repr)
+def test_predictions_that_cannot_be_read_are_named(
+    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    Path("metrics").mkdir()
+    for name in ("evaluate", "export"):
+        Path(f"metrics/{name}.json").write_text("{}")
+    if isinstance(content, bytes):
+        report.PREDICTIONS.write_bytes(content)
+    else:
+        pd.DataFrame({content: [1]}).to_parquet(report.PREDICTIONS)
+    assert complaint(report, params).startswith("data/predictions.parquet ")

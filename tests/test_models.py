@@ -158,8 +158,8 @@ def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: ker
         converter.inference_output_type = tf.uint8
 
     expected = small.predict(pictures(5), verbose=0)
-    np.testing.assert_allclose(forward_pass(to_litert(small, 1))(pictures(5)), expected, atol=1e-4, rtol=1e-4)
-    quantised = forward_pass(to_litert(small, 1, int8))(pictures(5))
+    np.testing.assert_allclose(forward_pass(to_litert(small))(pictures(5)), expected, atol=1e-4, rtol=1e-4)
+    quantised = forward_pass(to_litert(small, int8))(pictures(5))
     assert quantised.dtype == np.float32
     assert np.abs(quantised - expected).max() < 0.15 * (expected.max() - expected.min())
 
