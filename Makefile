@@ -1,9 +1,10 @@
-# make run     the pipeline on the embedded default, ending in a table
-# make test    all tests
-# make check   whether what is committed is in step: dvc.lock with code and parameters, results/ with theirs
-# make real    the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
-# make bench   how fast it all is (about 6 minutes on two cores that do nothing else)
-# make lock    requirements.txt, anew from pyproject.toml
+# make run      the pipeline on the embedded default, ending in a table
+# make test     all tests
+# make check    whether what is committed is in step: dvc.lock with code and parameters, results/ with theirs
+# make real     the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
+# make studies  alpha, temperature and scarce labels on a part of the photographs, in results/cats_vs_dogs_studies
+# make bench    how fast it all is (about 6 minutes on two cores that do nothing else)
+# make lock     requirements.txt, anew from pyproject.toml
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 REQUIREMENTS ?= requirements.txt
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test check real bench lock environment
+.PHONY: run test check real studies bench lock environment
 .ONESHELL:
 
 run: environment
@@ -25,6 +26,9 @@ check: environment
 
 real: environment
 	presets/run.sh cats_vs_dogs $(SEEDS)
+
+studies: environment
+	presets/studies.sh
 
 bench: environment
 	python -m benchmarks

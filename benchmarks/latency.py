@@ -3,7 +3,7 @@
 The files of `results/cats_vs_dogs/export` against the teacher at the preset's resolution, all in
 LiteRT, in the same rounds. `latency`: milliseconds for one picture on one thread (median and
 quartiles), pictures a second in batches of 32 on all cores, memory of a process that does nothing
-but load the file and answer one picture, and size of the file.
+but load the file and answer one picture, and size of the file. `latency.png` shows what that buys.
 
 Bound by arithmetic: the teacher has nine times the student's multiply-accumulates.
 """
@@ -19,10 +19,13 @@ from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks._timing import ROOT, answer, interleaved, record
 from benchmarks._workspace import PRESET, random_teacher
+from distillation import figures
+from distillation.files import read_json, replacing
 from distillation.inference import BATCH, to_litert
 from distillation.params import load_params
 
 EXPORT = ROOT / "results/cats_vs_dogs/export"
+FIGURE = ROOT / "benchmarks/latency.png"
 INVOCATIONS = 50  # of the teacher they take about a third of a second
 ALONE = """
 import runpy, sys
@@ -59,6 +62,11 @@ def main() -> None:
             }
             for column, (name, file) in enumerate(files.items())
         ]
+    evaluated, exported = (read_json(EXPORT.with_name("metrics") / f"{name}.json") for name in ("evaluate", "export"))
+    accuracies = {"teacher float32": evaluated["teacher"]["accuracy"]}
+    accuracies |= {f"student {variant}": row["accuracy"] for variant, row in exported.items()}
+    with replacing(FIGURE) as temporary:
+        figures.save(figures.latency(rows, accuracies), temporary)
     question, *_ = __doc__.splitlines()
     record(
         latency=rows,

@@ -216,6 +216,31 @@ def cost(metrics: dict, export: dict) -> Figure:
 
 
 @_styled
+def latency(rows: list[dict], accuracies: dict[str, float]) -> Figure:
+    """Test accuracy against the time that one picture takes on one thread.
+
+    Args:
+        rows: `latency` in `benchmarks/results.json`.
+        accuracies: 0..1, by the `network` of the rows.
+    """
+    figure = Figure((COLUMN, 2.2))
+    axes = figure.subplots()
+    for row in rows:
+        network, milliseconds = row["network"], row["milliseconds"]
+        name = "teacher" if network.startswith("teacher") else "student_distilled"
+        accuracy = 100 * accuracies[network]
+        axes.plot(milliseconds, accuracy, MARKERS[name], color=COLOURS[name])
+        text = f"{network.replace('student', 'distilled')}\n{milliseconds:.2f} ms"
+        above = network.endswith("float32")  # int8 stands near it
+        place = {"xytext": (0, 5 if above else -5), "va": "bottom" if above else "top"}
+        axes.annotate(text, (milliseconds, accuracy), textcoords="offset points", ha="center", size=7, **place)
+    _log_axis(axes, [row["milliseconds"] for row in rows], "time for one picture on one thread (ms)")
+    axes.set(ylabel="test accuracy (%)")
+    axes.margins(y=0.4)
+    return figure
+
+
+@_styled
 def reliability(rows: dict[str, list[dict]], metrics: dict) -> Figure:
     """Accuracy against confidence, a panel per model; the area of a dot grows with its bin's share of pictures.
 
@@ -234,6 +259,42 @@ def reliability(rows: dict[str, list[dict]], metrics: dict) -> Figure:
         )
         axes.set(title=f"{text}: ECE {metrics[name]['ece']:.3f}", xlabel="confidence (%)", aspect="equal")
     panels[0].set_ylabel("accuracy (%)")
+    return figure
+
+
+@_styled
+def sweep(rows: list[dict]) -> Figure:
+    """Accuracy of the distilled student by alpha and temperature; rows of these two, `scratch` and `distilled`."""
+    table = 100 * pd.DataFrame(rows).pivot(index="alpha", columns="temperature", values="distilled")
+    figure = Figure((COLUMN, 2.6))
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="cividis", origin="lower", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (y, x), value in np.ndenumerate(table):
+        axes.annotate(f"{value:.1f}", (x, y), ha="center", va="center", color="black" if value > middle else "white")
+    axes.set_xticks(range(table.shape[1]), [f"{value:g}" for value in table.columns])
+    axes.set_yticks(range(table.shape[0]), [f"{value:g}" for value in table.index])
+    axes.set(xlabel="temperature", ylabel="alpha (weight of the hard label)")
+    axes.set_title(f"trained from scratch: {100 * rows[0]['scratch']:.1f} %")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="validation accuracy (%), distilled")
+    return figure
+
+
+@_styled
+def label_curve(rows: list[dict]) -> Figure:
+    """Accuracy of the three models by the share of labels; rows of `labeled_fraction` and of these."""
+    table = pd.DataFrame(rows).set_index("labeled_fraction").mul(100)
+    figure = Figure((COLUMN, 2.4))
+    axes = figure.subplots()
+    for name, text in MODELS.items():
+        axes.plot(100 * table.index, table[text], color=COLOURS[name], marker=MARKERS[name], label=text)
+    axes.set(xscale="log", xlabel="share of the training labels (%)", ylabel="validation accuracy (%)")
+    axes.set_xticks(100 * table.index, [f"{100 * share:g}" for share in table.index])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
+    axes.legend()
     return figure
 
 

@@ -1,38 +1,15 @@
 #!/usr/bin/env bash
 # Run a preset and publish its record: `presets/run.sh cats_vs_dogs [seed ...]` (what `make real` calls).
 #
-# The preset stands in for params.yaml while it runs; afterwards params.yaml, dvc.lock, metrics/ and
-# plots/ are what they were. Interrupted, it goes on where it stopped when called again. Each further
-# student seed is an experiment of DVC's, twice: with the preset, and with scratch tuned for itself
-# (presets/NAME.scratch); its metrics join the record's seeds/, and stay there for as long as the preset does.
+# Interrupted, it goes on where it stopped when called again. Each further student seed is an experiment of
+# DVC's, twice: with the preset, and with scratch tuned for itself (presets/NAME.scratch); its metrics join
+# the record's seeds/, and stay there for as long as the preset does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1 seeds=("${@:2}")
-preset=presets/$name.yaml
-record=results/$name
-tracked=(params.yaml dvc.lock metrics plots)
-state=.checkpoints/$name # the tracked files as the preset left them: DVC's run cache knows no stage with metrics in git
+record=results/$name state=.checkpoints/$name
+source presets/stand_in.sh
 
-[ -f "$preset" ] || { echo "error: there is no $preset" >&2; exit 1; }
-if ! cmp -s "$preset" params.yaml && ! git diff --quiet HEAD -- "${tracked[@]}"; then
-    echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
-    exit 1
-fi
-put_back() {
-    rm -rf "$state"
-    mkdir -p "$state"
-    cp -r dvc.lock metrics plots "$state"
-    git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
-    git clean -qfd -- metrics plots
-    dvc checkout --quiet --allow-missing || true
-}
-trap put_back EXIT
-
-cp "$preset" params.yaml
-if [ -d "$state" ]; then
-    cp -r "$state"/. .
-    dvc checkout --quiet --allow-missing
-fi
 dvc repro
 rm -rf "$record.partial"
 mkdir -p "$record.partial/seeds"

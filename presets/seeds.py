@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}
+from distillation.figures import MODELS
 
 
 def main(record: Path) -> str:

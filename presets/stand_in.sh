@@ -1,0 +1,26 @@
+# Sourced: presets/$name.yaml stands in for params.yaml until the script ends; afterwards params.yaml, dvc.lock,
+# metrics/ and plots/ are what they were. What the preset made of them waits in $state for the next time: DVC's
+# run cache knows no stage with metrics in git.
+preset=presets/$name.yaml
+tracked=(params.yaml dvc.lock metrics plots)
+
+[ -f "$preset" ] || { echo "error: there is no $preset" >&2; exit 1; }
+if ! cmp -s "$preset" params.yaml && ! git diff --quiet HEAD -- "${tracked[@]}"; then
+    echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
+    exit 1
+fi
+put_back() {
+    rm -rf "$state"
+    mkdir -p "$state"
+    cp -r dvc.lock metrics plots "$state"
+    git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
+    git clean -qfd -- metrics plots
+    dvc checkout --quiet --allow-missing || true
+}
+trap put_back EXIT
+
+cp "$preset" params.yaml
+if [ -d "$state" ]; then
+    cp -r "$state"/. .
+    dvc checkout --quiet --allow-missing
+fi

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# How alpha, temperature and scarce labels matter, on a third of the photographs: what `make studies` calls.
+#
+# Every run is an experiment of DVC's, seen with `dvc exp show`; what they say goes to results/cats_vs_dogs_studies.
+# All is judged on validation, which here is as large as half of the training split.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+name=cats_vs_dogs
+state=.checkpoints/${name}_studies
+source presets/stand_in.sh
+
+# What the queue's copies of the workspace share is made here, once.
+dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
+dvc exp run --queue -S distill.alpha=0,0.3,0.6,0.9 -S distill.temperature=1,2,8 distill
+dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
+dvc queue start >/dev/null 2>&1
+while waiting=$(dvc queue status | grep -cE 'Queued|Running'); do
+    echo "$waiting experiments to go"
+    sleep 30
+done
+dvc exp show --json | python presets/studies.py results/cats_vs_dogs_studies
