@@ -53,4 +53,4 @@ for seed in "${seeds[@]}"; do
         cp "$preset" params.yaml
     fi
 done
-[ ${#seeds[@]} = 0 ] || python presets/seeds.py "$record" | tee "$record/seeds.md"
+[ ${#seeds[@]} = 0 ] || python -m presets.seeds "$record" | tee "$record/seeds.md"

@@ -1,4 +1,4 @@
-"""What several student seeds show: `python presets/seeds.py results/cats_vs_dogs` prints it as Markdown.
+"""What several student seeds show: `python -m presets.seeds results/cats_vs_dogs` prints it as Markdown.
 
 In the record, `seeds/N.json` is `metrics/evaluate.json` of the preset with `student.seed: N`, and
 `seeds/N.scratch.json` that with scratch tuned for itself.

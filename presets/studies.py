@@ -1,8 +1,8 @@
-"""What a set of experiments shows: `dvc exp show --json | python presets/studies.py FOLDER`.
+"""What a set of experiments shows: `dvc exp show --json | python -m presets.studies FOLDER`.
 
 Of all experiments, those count that differ from `params.yaml` in nothing but what is studied: alpha and
-temperature (`sweep.json`, `sweep.png`), or the share of labels (`labels.json`, `labels.png`). Accuracy is
-that on the validation split.
+temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), or how many views
+the teacher has answered (`views.json`). Accuracy is that on the validation split.
 """
 
 import json
@@ -14,7 +14,12 @@ import yaml
 from distillation import figures
 from distillation.files import replacing, write_json
 
-STUDIES = {"sweep": ("distill.alpha", "distill.temperature"), "labels": ("data.labeled_fraction",)}
+STUDIES = {
+    "sweep": ("distill.alpha", "distill.temperature"),
+    "labels": ("data.labeled_fraction",),
+    "views": ("views.count",),
+}
+DRAWN = {"sweep": figures.sweep, "labels": figures.label_curve}
 
 
 def main(shown: list[dict], base: dict, folder: Path) -> None:
@@ -26,11 +31,13 @@ def main(shown: list[dict], base: dict, folder: Path) -> None:
         folder: where the studies go.
     """
     found = list(_experiments(shown))
-    for study, draw in (("sweep", figures.sweep), ("labels", figures.label_curve)):
-        rows = _rows(found, _leaves(base), STUDIES[study])
+    for study, studied in STUDIES.items():
+        rows = _rows(found, _leaves(base), studied)
         write_json(folder / f"{study}.json", rows)
+        if study not in DRAWN:
+            continue
         with replacing(folder / f"{study}.png") as temporary:
-            figures.save(draw(rows), temporary)
+            figures.save(DRAWN[study](rows), temporary)
 
 
 def _experiments(shown: list[dict]):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How alpha, temperature and scarce labels matter, on a third of the photographs: what `make studies` calls.
+# How alpha, temperature, scarce labels and consistent views matter, on a third of the photographs: `make studies`.
 #
 # Every run is an experiment of DVC's, seen with `dvc exp show`; what they say goes to results/cats_vs_dogs_studies.
 # All is judged on validation, which here is as large as half of the training split.
@@ -13,9 +13,12 @@ source presets/stand_in.sh
 dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
 dvc exp run --queue -S distill.alpha=0,0.3,0.6,0.9 -S distill.temperature=1,2,8 distill
 dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
+dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
 dvc queue start >/dev/null 2>&1
 while waiting=$(dvc queue status | grep -cE 'Queued|Running'); do
     echo "$waiting experiments to go"
     sleep 30
 done
-dvc exp show --json | python presets/studies.py results/cats_vs_dogs_studies
+mkdir -p results/cats_vs_dogs_studies
+python -m presets.naive_cache results/cats_vs_dogs_studies/naive_cache.json
+dvc exp show --json | python -m presets.studies results/cats_vs_dogs_studies

@@ -105,7 +105,7 @@ def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> N
     assert set(found[1]) == {0.2, 0.6}
     assert found[1][0.2] != found[1][0.6]
     assert found[2] == found[1]
-    clone.run("bash", "-c", "dvc exp show --json | python presets/studies.py studies")
+    clone.run("bash", "-c", "dvc exp show --json | python -m presets.studies studies")
     rows = json.loads((clone.path / "studies/sweep.json").read_text())
     assert [row["alpha"] for row in rows] == [0.1, 0.2, 0.6]
     for row in rows[1:]:

@@ -1,0 +1,34 @@
+"""The ablation of consistent views: `python -m presets.naive_cache naive.json`, after `dvc repro`.
+
+The student sees views as ever, but the teacher answers the plain picture in place of each. Writes the final
+metrics of the student distilled so; the workspace stays as it is.
+"""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from distillation.inference import plain_images
+from distillation.params import load_params
+from stages import cache_teacher_logits, distill
+
+NEEDED = ("params.yaml", "dvc.yaml", "stages", "distillation", "data/records", "models/teacher.weights.h5")
+
+
+def main(metrics: Path) -> None:
+    root = Path.cwd()
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        for name in NEEDED:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).symlink_to(root / name)
+        params = load_params()
+        cache_teacher_logits.view_images = lambda records, size, views, view: plain_images(records, size)
+        cache_teacher_logits.main(params)
+        print(distill.main(params))
+        shutil.copy("metrics/student_distilled.json", root / metrics)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
