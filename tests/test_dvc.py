@@ -154,15 +154,26 @@ def test_metrics_diff_between_branches_without_cache(clone: Clone, tmp_path: Pat
     assert "Accuracy while training" in plots.get("data", plots)
 
 
-def test_plots_hold_the_learning_curves_of_all_three_models(clone: Clone) -> None:
-    (chart,) = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)["data"]["Accuracy while training"]
-    drawn = {}
-    for row in chart["content"]["data"]["values"]:
-        drawn.setdefault(row["filename::field"], []).append(row["dvc_inferred_y_value"])
+def test_charts_hold_the_rows_of_the_files(clone: Clone) -> None:
+    charts = json.loads(clone.run("dvc", "plots", "show", "--json").stdout)["data"]
+    drawn = {name: chart["content"]["data"]["values"] for name, (chart,) in charts.items()}
     for model in ("teacher", "student_scratch", "student_distilled"):
-        history = json.loads((clone.path / f"plots/history/{model}.json").read_text())
-        for curve in ("train_accuracy", "validation_accuracy"):
-            assert drawn[f"{model}.json::{curve}"] == [row[curve] for row in history]
+        rows = {
+            kind: json.loads((clone.path / f"plots/{kind}/{model}.json").read_text())
+            for kind in ("history", "reliability", "roc", "confusion")
+        }
+        for chart, measure in (("Accuracy", "accuracy"), ("Cross-entropy", "loss")):
+            for curve in (f"train_{measure}", f"validation_{measure}"):
+                line = [
+                    (row["epoch"], row["dvc_inferred_y_value"])
+                    for row in drawn[f"{chart} while training"]
+                    if (row["filename"], row["field"]) == (f"{model}.json", curve)
+                ]
+                assert line == [(row["epoch"], row[curve]) for row in rows["history"]]
+        for chart in ("Reliability", "ROC"):
+            for row in rows[chart.lower()]:
+                assert row | {"rev": "workspace", "filename": f"{model}.json"} in drawn[chart]
+        assert drawn[f"plots/confusion/{model}.json"] == [row | {"rev": "workspace"} for row in rows["confusion"]]
 
 
 @pytest.mark.parametrize(
