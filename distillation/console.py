@@ -1,7 +1,8 @@
 """What a stage shows in the terminal, and how it ends."""
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from distillation.params import Params, load_params
 
 # A folder that may not be written, a full disk, too little memory; TensorFlow has names of its own for them.
 OF_THE_MACHINE = (OSError, MemoryError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+WORTH_A_LINE = 3  # seconds
 
 
 def run(stage: Callable[[Params], str]) -> None:
@@ -29,9 +31,12 @@ def run(stage: Callable[[Params], str]) -> None:
         _fail("interrupted; run it again to go on")
 
 
-def progress(items, total: int, what: str):
-    """Iterate over `items` behind a progress bar with ETA; silent where nobody watches."""
-    return tqdm(items, total=total, desc=what, leave=False, disable=None, mininterval=0.5)
+def progress(items: Iterable, total: int, what: str) -> Iterator:
+    """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end."""
+    start = time.monotonic()
+    yield from tqdm(items, total=total, desc=what, leave=False, disable=None, mininterval=0.5)
+    if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > WORTH_A_LINE:
+        print(f"{what}: {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def _fail(message: str) -> None:

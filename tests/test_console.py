@@ -1,4 +1,4 @@
-"""How a stage ends: with its line of result, or with one line that says what is wrong."""
+"""What a stage shows, and how it ends: with its line of result, or with one line that says what is wrong."""
 
 import errno
 import shutil
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from distillation.console import run
+from distillation import console
+from distillation.console import progress, run
 from distillation.errors import InputError
 
 
@@ -64,3 +65,12 @@ def test_defects_keep_their_traceback():
     for defect in (ZeroDivisionError(), ValueError("defect"), tf.errors.InvalidArgumentError(None, None, "defect")):
         with pytest.raises(type(defect)):
             run(raising(defect))
+
+
+@pytest.mark.parametrize(("worth", "lines"), [(-1, ["counting: 0 s"]), (3, [])])
+def test_long_work_leaves_a_line_in_a_log(
+    worth: int, lines: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(console, "WORTH_A_LINE", worth)
+    assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
+    assert capsys.readouterr().err.splitlines() == lines
