@@ -33,14 +33,15 @@ studies: environment
 bench: environment
 	python -m benchmarks
 
-environment: .venv/installed
+INSTALLED := .venv/installed-$(basename $(notdir $(REQUIREMENTS)))
+environment: $(INSTALLED)
 
-.venv/installed: $(REQUIREMENTS) pyproject.toml
+$(INSTALLED): $(REQUIREMENTS) pyproject.toml
 	"$(PYTHON)" -c '$(SUPPORTED)' || { echo "error: Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	"$(PYTHON)" -m venv .venv || exit 1
+	"$(PYTHON)" -m venv --clear .venv || exit 1
 	python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) || exit 1
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1
-	touch .venv/installed
+	touch $@
 
 lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra cpu --extra dev pyproject.toml -o requirements.txt >/dev/null

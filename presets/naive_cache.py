@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from distillation.inference import plain_images
 from distillation.params import load_params
 from stages import cache_teacher_logits, distill
@@ -24,8 +26,11 @@ def main(metrics: Path) -> None:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).symlink_to(root / name)
         params = load_params()
+        views = params.views
         cache_teacher_logits.view_images = lambda records, size, views, view: plain_images(records, size)
-        cache_teacher_logits.main(params)
+        cache_teacher_logits.main(params.model_copy(update={"views": views.model_copy(update={"count": 1})}))
+        for answers in Path("data").glob("*.npy"):
+            np.save(answers, np.repeat(np.load(answers), views.count, axis=0))
         print(distill.main(params))
         shutil.copy("metrics/student_distilled.json", root / metrics)
 

@@ -6,7 +6,8 @@
 # the record's seeds/, and stay there for as long as the preset does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=$1 seeds=("${@:2}")
+name=$1
+shift # to the seeds
 record=results/$name state=.checkpoints/$name
 source presets/stand_in.sh
 
@@ -15,8 +16,9 @@ rm -rf "$record.partial"
 mkdir -p "$record.partial/seeds"
 cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
-# Photographs of others are not ours to publish: these show some.
-rm "$record.partial"/plots/report.html "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
+cp data/records/manifest.json "$record.partial"
+# Photographs of others are not ours to publish: these show some (and report.html, which git ignores).
+rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
 python - >"$record.partial/environment.txt" <<'PYTHON'
 import os
 import platform
@@ -38,19 +40,23 @@ if cmp -s "$preset" "$record/params.yaml" && [ -d "$record/seeds" ]; then
 fi
 rm -rf "$record"
 mv "$record.partial" "$record"
-echo "published $record"
+save_state
+echo "published $record; $record/plots/report.html shows the pictures too"
 
-for seed in "${seeds[@]}"; do
+for seed in "$@"; do
     metrics=$record/seeds/$seed.json tuned=$record/seeds/$seed.scratch.json
     if [ ! -f "$metrics" ]; then
         dvc exp run -S "student.seed=$seed"
         cp metrics/evaluate.json "$metrics"
     fi
     if [ ! -f "$tuned" ] && [ -f "presets/$name.scratch" ]; then
-        mapfile -t settings < <(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "presets/$name.scratch")
-        dvc exp run --single-item -S "student.seed=$seed" "${settings[@]}" train_scratch evaluate
+        settings=$(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "presets/$name.scratch")
+        # shellcheck disable=SC2086 # one setting a word
+        dvc exp run --single-item -S "student.seed=$seed" $settings train_scratch evaluate
         cp metrics/evaluate.json "$tuned"
         cp "$preset" params.yaml
     fi
 done
-[ ${#seeds[@]} = 0 ] || python -m presets.seeds "$record" | tee "$record/seeds.md"
+if compgen -G "$record/seeds/*.json" >/dev/null; then
+    python -m presets.seeds "$record" | tee "$record/seeds.md"
+fi

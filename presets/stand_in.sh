@@ -3,24 +3,31 @@
 # run cache knows no stage with metrics in git.
 preset=presets/$name.yaml
 tracked=(params.yaml dvc.lock metrics plots)
+saved=
 
 [ -f "$preset" ] || { echo "error: there is no $preset" >&2; exit 1; }
-if ! cmp -s "$preset" params.yaml && ! git diff --quiet HEAD -- "${tracked[@]}"; then
-    echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
-    exit 1
-fi
-put_back() {
+save_state() {
     rm -rf "$state"
     mkdir -p "$state"
     cp -r dvc.lock metrics plots "$state"
+    saved=yes
+}
+put_back() {
+    [ "$saved" ] || save_state
     git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
     git clean -qfd -- metrics plots
     dvc checkout --quiet --allow-missing || true
 }
-trap put_back EXIT
 
-cp "$preset" params.yaml
-if [ -d "$state" ]; then
-    cp -r "$state"/. .
-    dvc checkout --quiet --allow-missing
+if ! cmp -s "$preset" params.yaml; then # else it stands in already: a killed run is taken up as it stands
+    if ! git diff --quiet HEAD -- "${tracked[@]}"; then
+        echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
+        exit 1
+    fi
+    cp "$preset" params.yaml
+    if [ -d "$state" ]; then
+        cp -r "$state"/. .
+        dvc checkout --quiet --allow-missing
+    fi
 fi
+trap put_back EXIT

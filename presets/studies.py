@@ -2,9 +2,11 @@
 
 Of all experiments, those count that differ from `params.yaml` in nothing but what is studied: alpha and
 temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), or how many views
-the teacher has answered (`views.json`). Accuracy is that on the validation split.
+the teacher has answered (`ablation.json`, with what `presets.naive_cache` left). Accuracy is that on the
+validation split.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -12,14 +14,12 @@ from pathlib import Path
 import yaml
 
 from distillation import figures
-from distillation.files import replacing, write_json
+from distillation.files import read_json, replacing, write_json
 
 STUDIES = {
-    "sweep": ("distill.alpha", "distill.temperature"),
-    "labels": ("data.labeled_fraction",),
-    "views": ("views.count",),
+    "sweep": (("distill.alpha", "distill.temperature"), figures.sweep),
+    "labels": (("data.labeled_fraction",), figures.label_curve),
 }
-DRAWN = {"sweep": figures.sweep, "labels": figures.label_curve}
 
 
 def main(shown: list[dict], base: dict, folder: Path) -> None:
@@ -31,21 +31,29 @@ def main(shown: list[dict], base: dict, folder: Path) -> None:
         folder: where the studies go.
     """
     found = list(_experiments(shown))
-    for study, studied in STUDIES.items():
+    for study, (studied, draw) in STUDIES.items():
         rows = _rows(found, _leaves(base), studied)
         write_json(folder / f"{study}.json", rows)
-        if study not in DRAWN:
-            continue
         with replacing(folder / f"{study}.png") as temporary:
-            figures.save(DRAWN[study](rows), temporary)
+            figures.save(draw(rows), temporary)
+    by_views = {row["count"]: row for row in _rows(found, _leaves(base), ("views.count",))}
+    count = base["views"]["count"]
+    ablation = {"none: scratch": by_views[count]["scratch"]}
+    if (naive := folder / "naive_cache.json").exists():
+        ablation["the plain picture, once (naive cache)"] = read_json(naive)["validation_accuracy"]
+    for number in sorted(by_views):
+        ablation[f"{number} views of each picture, once (consistent cache)"] = by_views[number]["distilled"]
+    write_json(folder / "ablation.json", [{"teacher answers": k, "accuracy": v} for k, v in ablation.items()])
 
 
 def _experiments(shown: list[dict]):
-    """Parameters and accuracies of each experiment that has run, and of the workspace."""
+    """Parameters and accuracies of the workspace and of each experiment that succeeded, the newest first."""
     for revision in shown:
-        for experiment in [revision, *(e for group in revision.get("experiments") or [] for e in group["revs"])]:
+        groups = revision.get("experiments") or []
+        done = [group["revs"] for group in groups if (group["executor"] or {"state": "success"})["state"] == "success"]
+        for experiment in [revision, *itertools.chain(*done)]:
             data = experiment.get("data")
-            if data:
+            if data and not experiment.get("error"):
                 metrics = {Path(path).stem: row.get("data") or {} for path, row in data["metrics"].items()}
                 accuracies = {
                     text: metrics.get(model, {}).get("validation_accuracy") for model, text in figures.MODELS.items()
@@ -59,7 +67,8 @@ def _rows(found: list[tuple[dict, dict]], base: dict, studied: tuple[str, ...]) 
     for params, accuracies in found:
         if all(value == params.get(name) for name, value in base.items() if name not in studied):
             values = tuple(params[name] for name in studied)
-            rows[values] = {name.split(".")[1]: value for name, value in zip(studied, values, strict=True)} | accuracies
+            named = {name.split(".")[1]: value for name, value in zip(studied, values, strict=True)}
+            rows.setdefault(values, named | accuracies)
     return [rows[values] for values in sorted(rows)]
 
 

@@ -11,14 +11,12 @@ source presets/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
 dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
-dvc exp run --queue -S distill.alpha=0,0.3,0.6,0.9 -S distill.temperature=1,2,8 distill
-dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
-dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
-dvc queue start >/dev/null 2>&1
-while waiting=$(dvc queue status | grep -cE 'Queued|Running'); do
-    echo "$waiting experiments to go"
-    sleep 30
-done
+if ! dvc queue status | grep -q Queued; then # else this goes on where it was interrupted
+    dvc exp run --queue -S distill.alpha=0,0.3,0.6,0.9 -S distill.temperature=1,2,8 distill
+    dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
+    dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
+fi
+dvc exp run --run-all
 mkdir -p results/cats_vs_dogs_studies
 python -m presets.naive_cache results/cats_vs_dogs_studies/naive_cache.json
 dvc exp show --json | python -m presets.studies results/cats_vs_dogs_studies
