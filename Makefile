@@ -4,7 +4,7 @@
 # make real     the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
 # make studies  alpha, temperature and scarce labels on a part of the photographs, in results/cats_vs_dogs_studies
 # make bench    how fast it all is (about 6 minutes on two cores that do nothing else)
-# make lock     requirements.txt, anew from pyproject.toml
+# make lock     requirements.txt, anew from pyproject.toml (needs uv)
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
