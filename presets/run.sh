@@ -13,7 +13,7 @@ source presets/stand_in.sh
 
 dvc repro
 rm -rf "$record.partial"
-mkdir -p "$record.partial/seeds"
+mkdir -p "$record.partial"
 cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
 cp data/records/manifest.json "$record.partial"
@@ -43,17 +43,21 @@ mv "$record.partial" "$record"
 save_state
 echo "published $record; $record/plots/report.html shows the pictures too"
 
+keep() {
+    mkdir -p "$record/seeds" # not before: an experiment stashes what is not committed, and empty folders are lost
+    cp metrics/evaluate.json "$1"
+}
 for seed in "$@"; do
     metrics=$record/seeds/$seed.json tuned=$record/seeds/$seed.scratch.json
     if [ ! -f "$metrics" ]; then
         dvc exp run -S "student.seed=$seed"
-        cp metrics/evaluate.json "$metrics"
+        keep "$metrics"
     fi
     if [ ! -f "$tuned" ] && [ -f "presets/$name.scratch" ]; then
         settings=$(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "presets/$name.scratch")
         # shellcheck disable=SC2086 # one setting a word
         dvc exp run --single-item -S "student.seed=$seed" $settings train_scratch evaluate
-        cp metrics/evaluate.json "$tuned"
+        keep "$tuned"
         cp "$preset" params.yaml
     fi
 done
