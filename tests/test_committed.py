@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
@@ -78,6 +79,14 @@ def test_record_was_made_with_the_committed_preset(record: Path) -> None:
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
             section, *leaf = key.split(".")
             assert value == (params[section][leaf[0]] if leaf else params[section]), key
+
+
+def test_seeds_of_the_default_begin_with_the_committed_run() -> None:
+    first = pd.read_csv("results/pet_sketches/seeds.csv").iloc[0]
+    metrics = json.loads(Path("metrics/evaluate.json").read_text())
+    assert first["student.seed"] == yaml.safe_load(Path("params.yaml").read_text())["student"]["seed"]
+    for model in ("teacher", "student_scratch", "student_distilled"):
+        assert first[f"{model}.accuracy"] == metrics[model]["accuracy"]
 
 
 def digest(path: Path) -> str:

@@ -117,6 +117,17 @@ def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> N
     assert metrics_by_alpha(clone) == found[1]
 
 
+def test_naive_cache_distils_elsewhere(clone: Clone) -> None:
+    before = outs(clone)
+    clone.run("python", "-m", "presets.naive_cache", "naive.json")
+    consistent = json.loads((clone.path / "metrics/student_distilled.json").read_text())
+    naive = json.loads((clone.path / "naive.json").read_text())
+    assert set(naive) == set(consistent)
+    assert naive != consistent
+    assert outs(clone) == before
+    (clone.path / "naive.json").unlink()
+
+
 def test_fresh_clone_answers_without_data(clone: Clone, tmp_path: Path) -> None:
     fresh = Clone(tmp_path / "fresh")
     clone.run("git", "clone", "-qb", "main", ".", str(fresh.path))
