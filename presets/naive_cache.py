@@ -9,11 +9,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from distillation.inference import plain_images
-from distillation.params import load_params
+from distillation.params import Params, load_params
 from stages import cache_teacher_logits, distill
 
 NEEDED = ("params.yaml", "dvc.yaml", "stages", "distillation", "data/records", "models/teacher.weights.h5")
@@ -26,13 +27,18 @@ def main(metrics: Path) -> None:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).symlink_to(root / name)
         params = load_params()
-        views = params.views
-        cache_teacher_logits.view_images = lambda records, size, views, view: plain_images(records, size)
-        cache_teacher_logits.main(params.model_copy(update={"views": views.model_copy(update={"count": 1})}))
-        for answers in Path("data").glob("*.npy"):
-            np.save(answers, np.repeat(np.load(answers), views.count, axis=0))
+        answer_plain_pictures(params)
         print(distill.main(params))
         shutil.copy("metrics/student_distilled.json", root / metrics)
+
+
+def answer_plain_pictures(params: Params) -> None:
+    """Do as `cache_teacher_logits`, but the answer to every view is that to the plain picture."""
+    once = params.model_copy(update={"views": params.views.model_copy(update={"count": 1})})
+    with mock.patch.object(cache_teacher_logits, "view_images", lambda records, size, *_: plain_images(records, size)):
+        cache_teacher_logits.main(once)
+    for answers in Path("data").glob("*.npy"):
+        np.save(answers, np.repeat(np.load(answers), params.views.count, axis=0))
 
 
 if __name__ == "__main__":

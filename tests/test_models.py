@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 from pathlib import Path
 
 import h5py
@@ -23,6 +24,7 @@ from distillation.records import Records, decode
 from distillation.student import POOL, build_student
 from distillation.teacher import HEAD, build_teacher
 from distillation.views import augmented, plain
+from presets import naive_cache
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +261,23 @@ def test_pretrained_weights_fill_the_backbone(params: Params, tmp_path: Path):
     seen = keras.Model(teacher.input, teacher.get_layer(HEAD).input)(picture).numpy()
     assert expected.std() > 0
     np.testing.assert_allclose(seen / expected.std(), expected / expected.std(), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_naive_cache_answers_the_plain_picture_in_place_of_every_view(
+    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    small = changed(params.teacher, image_size=32)
+    teacher = build_teacher(small, 3)
+    Path("models").mkdir()
+    teacher.save_weights("models/teacher.weights.h5")
+    distill = changed(params.distill, feature_channels=4)
+    naive_cache.answer_plain_pictures(params.model_copy(update={"teacher": small, "distill": distill}))
+    records = Records("data/records", "train")
+    expected = np.concatenate([teacher(images) for images in plain_images(records, 32)])
+    answers = np.load("data/teacher_logits.npy")
+    assert answers.shape == (params.views.count, len(records), 3)
+    for view in answers:
+        np.testing.assert_allclose(view, expected, atol=1e-4)
