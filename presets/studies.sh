@@ -12,8 +12,8 @@ source presets/stand_in.sh
 # What the queue's copies of the workspace share is made here, once.
 dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
 if ! dvc queue status | grep -q Queued; then # else this goes on where it was interrupted
-    dvc exp run --queue -S distill.alpha=0,0.3,0.6,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
+    dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
 fi
 dvc exp run --run-all
