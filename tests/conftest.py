@@ -13,7 +13,7 @@ import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting fr
 
 # isort: split
 from clone import TINY, Clone, copy_of_the_working_tree, draw_folder  # noqa: E402
-from helpers import random_examples, write  # noqa: E402
+from helpers import changed, random_examples, write  # noqa: E402
 
 from distillation.params import Params, load_params  # noqa: E402
 from distillation.records import Records, stratified_split  # noqa: E402
@@ -27,8 +27,9 @@ IMAGE_SIZE = 40
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The committed parameters; `helpers.changed` makes a section with other values."""
-    return load_params(ROOT / "params.yaml")
+    """The committed parameters, with six views; `helpers.changed` makes a section with other values."""
+    committed = load_params(ROOT / "params.yaml")
+    return committed.model_copy(update={"views": changed(committed.views, count=6)})
 
 
 @pytest.fixture(scope="session")

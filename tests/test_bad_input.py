@@ -145,6 +145,7 @@ def npz() -> bytes:
 
 
 LOGITS = npy(np.zeros((6, 24, 3), np.float32))
+IDS = ["other pictures", "other views", "no numbers"]
 
 
 @pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
@@ -172,7 +173,7 @@ def test_answers_of_the_teacher_that_cannot_be_read_are_named(
 
 
 @pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
-@pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=str)
+@pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=IDS)
 def test_answers_about_other_pictures_are_refused(
     params: Params,
     records_directory: Path,
