@@ -47,6 +47,7 @@ class Clone:
 
     def run(self, *command: str, check: bool = True, **options: object) -> subprocess.CompletedProcess:
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        options = {"timeout": 900} | options  # seconds; what hangs must not hold up the other tests
         done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, **options)
         assert done.returncode == 0 or not check, f"{command}\n{done.stdout}\n{done.stderr}"
         return done

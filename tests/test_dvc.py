@@ -83,11 +83,13 @@ def forget_experiments(clone: Clone) -> None:
     shutil.rmtree(clone.path / ".dvc/cache/runs")
 
 
-def work_off_the_queue(clone: Clone, jobs: int) -> int:
+def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
     """Return how many experiments were seen running at a time."""
     at_a_time = 0
+    deadline = time.monotonic() + seconds
     clone.run("bash", "-c", f"dvc queue start --jobs {jobs} >/dev/null 2>&1")  # workers would hold a pipe open
     while "Queued" in (status := clone.run("dvc", "queue", "status").stdout) or "Running" in status:
+        assert time.monotonic() < deadline, status  # a worker that died leaves its experiment so forever
         at_a_time = max(at_a_time, status.count("Running"))
         time.sleep(1)
     assert status.count("Success") == 2, status
@@ -95,26 +97,30 @@ def work_off_the_queue(clone: Clone, jobs: int) -> int:
 
 
 def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> None:
+    def run(setting: str) -> None:
+        clone.run("dvc", "exp", "run", "--temp", "-S", setting)
+
     grid = ["distill.alpha=0.2", "distill.alpha=0.6"]
-    found = {}
-    for jobs in (1, 2):
-        forget_experiments(clone)
-        clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
-        assert work_off_the_queue(clone, jobs) == jobs
-        found[jobs] = metrics_by_alpha(clone)
-    assert set(found[1]) == {0.2, 0.6}
-    assert found[1][0.2] != found[1][0.6]
-    assert found[2] == found[1]
+    forget_experiments(clone)
+    for setting in grid:
+        run(setting)
+    one_by_one = metrics_by_alpha(clone)
+    assert set(one_by_one) == {0.2, 0.6}
+    assert one_by_one[0.2] != one_by_one[0.6]
+    forget_experiments(clone)
+    with ThreadPoolExecutor() as pool:
+        [*pool.map(run, grid)]
+    assert metrics_by_alpha(clone) == one_by_one
+    forget_experiments(clone)
+    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
+    assert work_off_the_queue(clone, jobs=2) == 2
+    assert metrics_by_alpha(clone) == one_by_one
     clone.run("bash", "-c", "dvc exp show --json | python -m presets.studies studies")
     rows = json.loads((clone.path / "studies/sweep.json").read_text())
     assert [row["alpha"] for row in rows] == [0.1, 0.2, 0.6]
     for row in rows[1:]:
-        final = found[1][row["alpha"]]["metrics/student_distilled.json"]["data"]
+        final = one_by_one[row["alpha"]]["metrics/student_distilled.json"]["data"]
         assert row["distilled"] == final["validation_accuracy"]
-    forget_experiments(clone)
-    with ThreadPoolExecutor() as pool:
-        [*pool.map(lambda value: clone.run("dvc", "exp", "run", "--temp", "-S", value), grid)]
-    assert metrics_by_alpha(clone) == found[1]
 
 
 def test_naive_cache_distils_elsewhere(clone: Clone) -> None:
