@@ -10,6 +10,7 @@ import tensorflow as tf
 from distillation.console import progress
 from distillation.litert import Network
 from distillation.params import Views
+from distillation.quiet import without_lines
 from distillation.records import Records, decode
 from distillation.views import augmented, plain
 
@@ -70,7 +71,8 @@ def to_litert(
         keras.Model(image, model(image)).export(directory, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         configure(converter)
-        return converter.convert()
+        with without_lines("fully_quantize: "):  # how int8 was asked for
+            return converter.convert()
 
 
 def _frozen(model: keras.Model) -> bytes:

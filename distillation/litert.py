@@ -5,6 +5,8 @@ import os
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from distillation.quiet import without_lines
+
 
 class Network:
     """The content of a LiteRT file, on all cores; `ValueError` where it is none with one input and one output.
@@ -15,8 +17,9 @@ class Network:
     """
 
     def __init__(self, content: bytes):
-        self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-        self._interpreter.allocate_tensors()
+        with without_lines("INFO: Created TensorFlow Lite XNNPACK delegate"):
+            self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+            self._interpreter.allocate_tensors()
         (self._source,), (self._sink,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._portion, *self.input_shape = self._source["shape"].tolist()
         _, *self.output_shape = self._sink["shape"].tolist()

@@ -41,8 +41,8 @@ def view_batches(
         records: n pictures of the training split.
         image_size: side of the views in pixels.
         views, training: augmentation; batch size and seed.
-        soft_targets: the teacher's answers, each (views.count, n, ...) in id order and mapped from its `.npy`
-            file, from which it is streamed; to be packed behind the label.
+        soft_targets: the teacher's answers to the whole training split, each (views.count, n, ...) in id order and
+            mapped from its `.npy` file, from which it is streamed; to be packed behind the label.
 
     Returns:
         A function from a range of epochs to batches (images (batch, size, size, 3) float32 0..255,
@@ -54,22 +54,17 @@ def view_batches(
         return decode(serialised, image_size_on_disk)
 
     def answers(epoch: int) -> list[tf.data.Dataset]:
-        shown = [(epoch + copy) % views.count for copy in range(-(-images // count))]
-        return [
-            functools.reduce(tf.data.Dataset.concatenate, (_rows(array, view) for view in shown))
-            for array in soft_targets
-        ]
+        return [_rows(array, epoch % views.count) for array in soft_targets]
 
     def to_views(
         batch: dict[str, tf.Tensor], position: tf.Tensor, epoch: tf.Tensor, *rows: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         view = (epoch + position // count) % views.count
-        targets = [batch["label"][:, None]]
+        targets = [tf.cast(batch["label"][:, None], tf.float32)]
         for row, array in zip(rows, soft_targets, strict=True):
-            target = tf.io.decode_raw(row, array.dtype)
+            target = tf.cast(tf.io.decode_raw(row, array.dtype), tf.float32)
             targets.append(tf.ensure_shape(target, (None, array[0, 0].size)))
-        packed = tf.concat([tf.cast(target, tf.float32) for target in targets], axis=1)
-        return augmented(batch["image"], batch["id"], view, image_size, views), packed
+        return augmented(batch["image"], batch["id"], view, image_size, views), tf.concat(targets, axis=1)
 
     examples = records.dataset()
     if count * image_size_on_disk**2 * 3 <= CACHE_BYTES:

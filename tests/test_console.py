@@ -1,6 +1,7 @@
 """What a stage shows, and how it ends: with its line of result, or with one line that says what is wrong."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from distillation import console
 from distillation.console import progress, run
 from distillation.errors import InputError
+from distillation.quiet import without_lines
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +76,11 @@ def test_long_work_leaves_a_line_in_a_log(
     monkeypatch.setattr(console, "WORTH_A_LINE", worth)
     assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_lines_that_say_nothing_are_held_back_and_the_others_follow(capfd: pytest.CaptureFixture):
+    with pytest.raises(OSError), without_lines("greeting", "hello"):
+        os.write(2, b"a greeting\na warning\nhello\n")
+        raise OSError
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "a warning\nafter\n"
