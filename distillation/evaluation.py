@@ -1,9 +1,14 @@
 """Statistics of predictions: accuracy with its interval, calibration, comparison of two models."""
 
+from pathlib import Path
+
 import numpy as np
 from scipy import stats
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
+
+MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}  # and what they read as
+PREDICTIONS = Path("data/predictions.parquet")  # of all three, on the test split
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.special import softmax
 
-MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}  # and what they read as
+from distillation.evaluation import MODELS
+
 COLOURS = {"teacher": "#000000", "student_scratch": "#E69F00", "student_distilled": "#0072B2"}
 MARKERS = {"teacher": "D", "student_scratch": "o", "student_distilled": "s"}
 GREY = "#999999"

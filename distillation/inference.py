@@ -11,7 +11,7 @@ from distillation.console import progress
 from distillation.litert import Network
 from distillation.params import Views
 from distillation.quiet import without_lines
-from distillation.records import Records, decode
+from distillation.records import Records
 from distillation.views import augmented, plain
 
 BATCH = 32
@@ -49,12 +49,12 @@ def predict(forward: Forward, images: tf.data.Dataset, count: int, what: str) ->
 
 def plain_images(records: Records, size: int) -> tf.data.Dataset:
     """The plain view of every picture of a split, in id order, in batches for `predict`."""
-    return _batches(records).map(lambda batch: plain(batch["image"], size), tf.data.AUTOTUNE)
+    return records.batches(BATCH).map(lambda batch: plain(batch["image"], size), tf.data.AUTOTUNE)
 
 
 def view_images(records: Records, size: int, views: Views, view: int) -> tf.data.Dataset:
     """One augmented view of every picture of a split, in id order, in batches for `predict`."""
-    return _batches(records).map(
+    return records.batches(BATCH).map(
         lambda batch: augmented(batch["image"], batch["id"], view, size, views), tf.data.AUTOTUNE
     )
 
@@ -85,9 +85,3 @@ def _frozen(model: keras.Model) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     converter.experimental_lower_to_saved_model = False
     return converter.convert()
-
-
-def _batches(records: Records) -> tf.data.Dataset:
-    image_size = records.manifest.image_size
-    decoded = records.dataset().map(lambda serialised: decode(serialised, image_size), tf.data.AUTOTUNE)
-    return decoded.batch(BATCH)

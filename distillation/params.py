@@ -97,6 +97,12 @@ class Student(Training):
     blocks: Annotated[int, Field(ge=1, le=16)]
     warmup_epochs: NotNegative
 
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> "Student":
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be at most epochs = {self.epochs}")
+        return self
+
 
 class Distill(_Section):
     """Weights of the terms of the loss (`distillation/losses.py`)."""
@@ -115,6 +121,12 @@ class Params(_Section):
     teacher: Teacher
     student: Student
     distill: Distill
+
+    @model_validator(mode="after")
+    def _teacher_learns_from_views_that_there_are(self) -> "Params":
+        if self.teacher.views > self.views.count:
+            raise ValueError(f"teacher.views = {self.teacher.views} must be at most views.count = {self.views.count}")
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

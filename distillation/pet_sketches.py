@@ -27,7 +27,6 @@ CANVAS = 3 * SIZE  # drawn large, then scaled down: Pillow's lines have hard edg
 JPEG_QUALITY = 90
 SEED = 1867
 
-OVERLAP = 0.0  # 0: the traits as tabled below; 1: traits that tell nothing
 OCCLUDED = 0.2  # share of pictures with something in front of the head
 BLURRED = 0.2
 NOISE = 12.0  # largest standard deviation of the sensor noise, in grey levels
@@ -111,15 +110,13 @@ class Traits:
     @classmethod
     def sample(cls, rng: np.random.Generator, label: int) -> "Traits":
         """Draws traits for label 0 (cat) or 1 (dog)."""
-        weights = np.full(2, OVERLAP / 2)
-        weights[label] += 1 - OVERLAP
         drawn = {}
         for field in dataclasses.fields(cls):
             if chances := field.metadata.get("chances"):
-                drawn[field.name] = str(rng.choice([*chances], p=[*chances.values()] @ weights))
+                drawn[field.name] = str(rng.choice([*chances], p=np.array([*chances.values()])[:, label]))
             else:
                 deviation, *limits = field.metadata["rest"]
-                value = rng.normal(field.metadata["means"] @ weights, deviation)
+                value = rng.normal(field.metadata["means"][label], deviation)
                 drawn[field.name] = float(np.clip(value, *limits))
         return cls(**drawn)
 

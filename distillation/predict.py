@@ -7,15 +7,12 @@ status is 1. There is no TensorFlow here, so that it starts at once.
 
 import argparse
 import glob
-import itertools
 import json
 import os
 import signal
 import sys
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +23,13 @@ from distillation.errors import InputError, reason
 from distillation.files import read_json
 from distillation.images import read_rgb
 from distillation.litert import Network
+from distillation.parallel import map_in_order
 
 COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
 MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
 # What counts as a picture inside a folder; a file that is named is read whatever its suffix. Pillow reads
 # no HEIC: better a line that says so than photographs that are passed over.
 SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-AHEAD = 16  # pictures decoded ahead of the network, by worker: they wait at its size
 
 
 @dataclass(frozen=True)
@@ -99,28 +96,20 @@ def classify(
     Threads decode while the network runs. Memory stays bounded however many paths there are.
     """
 
-    def view(path: str, problem: InputError | None) -> np.ndarray | InputError:
+    def view(found: tuple[str, InputError | None]) -> tuple[str, np.ndarray | InputError]:
+        path, problem = found
         if problem:
-            return problem
+            return path, problem
         try:
             with Path(path).open("rb") as file:
-                return student.view(read_rgb(file, least=2 * student.square))
+                return path, student.view(read_rgb(file, least=2 * student.square))
         except InputError as error:
-            return error
+            return path, error
         except Exception as error:  # in a hostile file Pillow trips over anything
-            return InputError(_why(error))
+            return path, InputError(_why(error))
 
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        paths, waiting = iter(paths), deque()
-        while True:
-            ahead = itertools.islice(paths, AHEAD * workers - len(waiting))
-            waiting.extend((path, pool.submit(view, path, problem)) for path, problem in ahead)
-            if not waiting:
-                return
-            path, seen = waiting.popleft()
-            answer = seen.result()
-            yield path, answer if isinstance(answer, InputError) else student.network(answer[None])[0]
+    for path, seen in map_in_order(view, paths):
+        yield path, seen if isinstance(seen, InputError) else student.network(seen[None])[0]
 
 
 def main() -> None:

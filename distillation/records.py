@@ -162,7 +162,7 @@ class Records:
     """
 
     def __init__(self, directory: str | Path, split: str, labeled_only: bool = False):
-        self.directory, self.split = Path(directory), split
+        self.directory = Path(directory)
         self.manifest = read_manifest(directory)
         self.files = sorted(str(path) for path in self.directory.glob(f"{split}-*.tfrecord"))
         rows = []
@@ -196,6 +196,10 @@ class Records:
         examples = tf.data.Dataset.zip(taken, tf.data.TFRecordDataset(self.files))
         examples = examples.filter(lambda take, _: take).map(lambda _, serialised: serialised)
         return examples.apply(tf.data.experimental.assert_cardinality(len(self)))
+
+    def batches(self, size: int) -> tf.data.Dataset:
+        """Batches of `size` decoded examples in id order, the last one smaller where they don't divide."""
+        return self.dataset().map(lambda one: decode(one, self.manifest.image_size), tf.data.AUTOTUNE).batch(size)
 
 
 def decode(serialised: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:

@@ -120,9 +120,7 @@ def shuffled_batches(
 
 def plain_batches(records: Records, image_size: int, batch_size: int) -> tf.data.Dataset:
     """The plain view of every picture with its hard label, for validation; cached where it fits in memory."""
-    image_size_on_disk = records.manifest.image_size
-    decoded = records.dataset().map(lambda serialised: decode(serialised, image_size_on_disk), tf.data.AUTOTUNE)
-    batches = decoded.batch(batch_size).map(
+    batches = records.batches(batch_size).map(
         lambda batch: (plain(batch["image"], image_size), tf.cast(batch["label"][:, None], tf.float32)),
         tf.data.AUTOTUNE,
     )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import layers
+from numpy.lib.format import open_memmap
 from sklearn.decomposition import PCA
 
 from distillation.console import run
@@ -32,17 +33,19 @@ def main(params: Params) -> str:
     reduced = _principal_components(features, view_images(records, size, params.views, 0), channels)
     answers = layers.Concatenate()([teacher.output, layers.Flatten()(reduced)])
     forward = forward_pass(keras.Model(teacher.input, answers))
-    logits = np.empty((params.views.count, len(records), classes), np.float32)
-    maps = np.empty((params.views.count, len(records), *reduced.shape[1:]), np.float16)
-    for view in range(params.views.count):
-        what = f"cache_teacher_logits: view {view + 1}/{params.views.count}"
-        rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
-        logits[view] = rows[:, :classes]
-        maps[view] = rows[:, classes:].reshape(-1, *reduced.shape[1:])
-    for name, array in (("logits", logits), ("features", maps)):
-        with replacing(f"data/teacher_{name}.npy") as temporary:
-            np.save(temporary, array)
-    return f"cache_teacher_logits: {params.views.count} views of {len(records):,} images -> data/teacher_*.npy"
+    views, shape = params.views.count, reduced.shape[1:]
+    with (
+        replacing("data/teacher_logits.npy") as temporary_logits,
+        replacing("data/teacher_features.npy") as temporary_maps,
+    ):
+        logits = open_memmap(temporary_logits, "w+", np.float32, (views, len(records), classes))
+        maps = open_memmap(temporary_maps, "w+", np.float16, (views, len(records), *shape))
+        for view in range(views):
+            what = f"cache_teacher_logits: view {view + 1}/{views}"
+            rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
+            logits[view], maps[view] = rows[:, :classes], rows[:, classes:].reshape(-1, *shape)
+        logits.flush(), maps.flush()
+    return f"cache_teacher_logits: {views} views of {len(records):,} images -> data/teacher_*.npy"
 
 
 def _principal_components(features: keras.Model, images, channels: int):

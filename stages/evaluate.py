@@ -1,14 +1,12 @@
 """Score teacher, scratch and distilled student on the test split, and compare the two students."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import roc_curve
 
 from distillation.console import run
-from distillation.evaluation import accuracy_difference, reliability, score
+from distillation.evaluation import MODELS, PREDICTIONS, accuracy_difference, reliability, score
 from distillation.files import replacing, write_json
 from distillation.inference import forward_pass, plain_images, predict
 from distillation.models import load_weights, macs
@@ -16,9 +14,6 @@ from distillation.params import Params
 from distillation.records import Records
 from distillation.student import build_student
 from distillation.teacher import build_teacher
-
-MODELS = ("teacher", "student_scratch", "student_distilled")
-PREDICTIONS = Path("data/predictions.parquet")
 
 
 def main(params: Params) -> str:
@@ -37,7 +32,7 @@ def main(params: Params) -> str:
         logits[name] = predict(forward_pass(model), images, len(records), f"evaluate: {name}")
         metrics[name] = score(labels, logits[name]) | {"parameters": model.count_params(), "macs": macs(model)}
     predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
-    for name in MODELS[1:]:
+    for name in ("student_scratch", "student_distilled"):
         metrics[name]["agreement_with_teacher"] = float((predicted[name] == predicted["teacher"]).mean())
     metrics["distilled_minus_scratch"] = accuracy_difference(
         predicted["student_distilled"] == labels, predicted["student_scratch"] == labels

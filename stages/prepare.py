@@ -1,6 +1,5 @@
 """Read the data set, drop duplicates, split it, and write it as TFRecords (`data/records`)."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from distillation.console import progress, run
 from distillation.errors import InputError
 from distillation.files import replacing
 from distillation.images import perceptual_hash, square_jpeg
+from distillation.parallel import map_in_order
 from distillation.params import Params
 from distillation.records import (
     Example,
@@ -40,16 +40,16 @@ def main(params: Params) -> str:
             raise InputError(f"{source_name}: {error}") from None
         return Example(image_id(encoded), label, source_name, jpeg)
 
-    with open_source(data) as source, ThreadPoolExecutor() as pool:
+    with open_source(data) as source:
         pictures = progress(source.pictures, source.count, "prepare: reading images")
-        examples, duplicates, conflicting = drop_duplicates(pool.map(to_example, pictures))
+        examples, duplicates, conflicting = drop_duplicates(map_in_order(to_example, pictures))
         splits = stratified_split(
             examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, data.max_images
         )
-        hashes = {
-            name: np.array([*pool.map(perceptual_hash, (example.jpeg for example in split))], np.uint64)
-            for name, split in splits.items()
-        }
+    hashes = {
+        name: np.array([*map_in_order(perceptual_hash, (example.jpeg for example in split))], np.uint64)
+        for name, split in splits.items()
+    }
     counts = {name: class_counts(split, source.classes) for name, split in splits.items()}
     splits["train"] = hide_labels(splits["train"], data.labeled_fraction, data.seed)
     manifest = Manifest(

@@ -15,13 +15,12 @@ from scipy.special import softmax
 from distillation import figures
 from distillation.console import run
 from distillation.errors import InputError, reason
-from distillation.figures import MODELS
+from distillation.evaluation import MODELS, PREDICTIONS
 from distillation.files import read_json, replacing
 from distillation.params import Params
 from distillation.records import Records, decode
 from distillation.views import augmented, plain
 
-PREDICTIONS = Path("data/predictions.parquet")
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
 PUBLIC = Path("plots/report_without_pictures.html")  # the pictures of a data set may not be ours to publish
 PICTURES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
@@ -241,7 +240,7 @@ exact test. ECE is the expected calibration error.</p>
 <h2>Figures</h2>
 {images}<h2>To repeat it</h2>
 <p>Put these settings into <code>params.yaml</code> and run <code>dvc repro</code>. To try another value,
-<code>dvc exp run -S distill.alpha=0.3</code>; then <code>dvc exp show --only-changed</code> and
+<code>dvc exp run -S distill.alpha=0.6</code>; then <code>dvc exp show --only-changed</code> and
 <code>dvc metrics diff</code> compare.</p>
 <pre>{escape(settings)}</pre>
 </body>

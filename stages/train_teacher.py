@@ -46,7 +46,7 @@ def _train_head(model: keras.Model, train: Records, validation: Records, params:
     teacher = params.teacher
     backbone = forward_pass(keras.Model(model.input, model.get_layer(HEAD).input))
     views = [plain_images(train, teacher.image_size)]
-    for view in range(min(teacher.views, params.views.count)):
+    for view in range(teacher.views):
         views.append(view_images(train, teacher.image_size, params.views, view))
     features = [
         predict(backbone, images, len(train), f"{STAGE}: features of view {number}/{len(views)}")

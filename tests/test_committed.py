@@ -81,6 +81,13 @@ def test_record_was_made_with_the_committed_preset(record: Path) -> None:
             assert value == (params[section][leaf[0]] if leaf else params[section]), key
 
 
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+def test_seeds_of_a_record_hold_its_own_run(record: Path) -> None:
+    seed = yaml.safe_load((record / "params.yaml").read_text())["student"]["seed"]
+    of_that_seed = json.loads((record / f"seeds/{seed}.json").read_text())
+    assert of_that_seed == json.loads((record / "metrics/evaluate.json").read_text())
+
+
 def test_seeds_of_the_default_begin_with_the_committed_run() -> None:
     first = pd.read_csv("results/pet_sketches/seeds.csv").iloc[0]
     metrics = json.loads(Path("metrics/evaluate.json").read_text())

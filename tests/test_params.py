@@ -156,6 +156,21 @@ def test_fractions_must_leave_something_to_train_on(tmp_path: Path):
     assert load(tmp_path, content).data.test_fraction == 0.49
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"student.epochs": 2, "student.warmup_epochs": 2.5}, "warmup_epochs = 2.5 must be at most epochs = 2"),
+        ({"views.count": 2, "teacher.views": 3}, "teacher.views = 3 must be at most views.count = 2"),
+    ],
+)
+def test_what_contradicts_itself_is_named(tmp_path: Path, change: dict, named: str):
+    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for key, value in change.items():
+        section, leaf = key.split(".")
+        content[section][leaf] = value
+    assert named in complaint(tmp_path, content)
+
+
 def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path):
     text = re.sub("learning_rate: .*", "learning_rate: 1e-05", Path("params.yaml").read_text(encoding="utf-8"))
     assert yaml.safe_load(text)["student"]["learning_rate"] == "1e-05"

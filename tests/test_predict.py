@@ -22,6 +22,7 @@ from PIL import Image
 from distillation import predict as serving
 from distillation.images import read_rgb, square_jpeg
 from distillation.inference import forward_pass, plain_images, predict
+from distillation.parallel import AHEAD
 from distillation.params import Params, load_params
 from distillation.predict import COMMITTED, Student, classify, find, load_student
 from distillation.records import (
@@ -244,7 +245,7 @@ def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
     paths = ((str(folder / "a.jpg"), None) for _ in taken)
     answers = list(itertools.islice(classify(student, paths), 20))
     assert len(answers) == 20
-    assert next(taken) <= 20 + serving.AHEAD * os.cpu_count() + 1
+    assert next(taken) <= 20 + AHEAD * os.cpu_count() + 1
 
 
 def test_decoder_that_trips_costs_one_picture(student: Student, folder: Path, monkeypatch: pytest.MonkeyPatch):
