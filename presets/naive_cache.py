@@ -1,11 +1,10 @@
 """The ablation of consistent views: `python -m presets.naive_cache naive.json`, after `dvc repro`.
 
 The student sees views as ever, but the teacher answers the plain picture in place of each. Writes the final
-metrics of the student distilled so; the workspace stays as it is.
+metrics of the student distilled so, from logits and features and from logits alone; the workspace stays as it is.
 """
 
 import contextlib
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 
+from distillation.files import read_json, write_json
 from distillation.inference import plain_images
 from distillation.params import Params, load_params
 from stages import cache_teacher_logits, distill
@@ -28,8 +28,12 @@ def main(metrics: Path) -> None:
             Path(name).symlink_to(root / name)
         params = load_params()
         answer_plain_pictures(params)
-        print(distill.main(params))
-        shutil.copy("metrics/student_distilled.json", root / metrics)
+        rows = []
+        for weight in sorted({0, params.distill.feature_weight}):
+            loss = params.distill.model_copy(update={"feature_weight": weight})
+            print(distill.main(params.model_copy(update={"distill": loss})))
+            rows.append({"feature_weight": weight} | read_json("metrics/student_distilled.json"))
+    write_json(metrics, rows)
 
 
 def answer_plain_pictures(params: Params) -> None:
@@ -42,4 +46,4 @@ def answer_plain_pictures(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).absolute())

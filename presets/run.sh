@@ -3,7 +3,7 @@
 #
 # Interrupted, it goes on where it stopped when called again. Each further student seed is an experiment of
 # DVC's, twice: with the preset, and with scratch tuned for itself (presets/NAME.scratch); its metrics join
-# the record's seeds/, and stay there for as long as the preset does.
+# the record's seeds/, and stay there until a run of the preset gives other metrics, or the tuning changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
@@ -35,7 +35,7 @@ wanted = {"tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "ai-ed
 found = {package.name.lower().replace('_', '-'): package.version for package in distributions()}
 print("\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name in wanted))
 PYTHON
-if cmp -s "$preset" "$record/params.yaml" && [ -d "$record/seeds" ]; then
+if cmp -s metrics/evaluate.json "$record/metrics/evaluate.json" && [ -d "$record/seeds" ]; then
     cp -r "$record/seeds" "$record.partial"
 fi
 rm -rf "$record"
@@ -43,21 +43,24 @@ mv "$record.partial" "$record"
 save_state
 echo "published $record; $record/plots/report.html shows the pictures too"
 
-keep() {
-    mkdir -p "$record/seeds" # not before: an experiment stashes what is not committed, and empty folders are lost
-    cp metrics/evaluate.json "$1"
-}
+tuning=presets/$name.scratch
+if ! cmp -s "$tuning" "$record/seeds/tuning.scratch"; then
+    rm -f "$record"/seeds/*.scratch*
+fi
 for seed in "$@"; do
     metrics=$record/seeds/$seed.json tuned=$record/seeds/$seed.scratch.json
     if [ ! -f "$metrics" ]; then
         dvc exp run -S "student.seed=$seed"
-        keep "$metrics"
+        mkdir -p "$record/seeds" # not before: an experiment stashes what is not committed, and empty folders are lost
+        cp metrics/evaluate.json "$metrics"
     fi
-    if [ ! -f "$tuned" ] && [ -f "presets/$name.scratch" ]; then
-        settings=$(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "presets/$name.scratch")
+    if [ ! -f "$tuned" ] && [ -f "$tuning" ]; then
+        settings=$(sed 's/ *#.*//; /^$/d; s/^/--set-param=/' "$tuning")
         # shellcheck disable=SC2086 # one setting a word
         dvc exp run --single-item -S "student.seed=$seed" $settings train_scratch evaluate
-        keep "$tuned"
+        cp "$tuning" "$record/seeds/tuning.scratch"
+        # Of this seed is scratch alone: the distilled student in models/ is of the last seed that it was trained with.
+        python -c 'import json; print(json.dumps({"student_scratch": json.load(open("metrics/evaluate.json"))["student_scratch"]}))' >"$tuned"
         cp "$preset" params.yaml
     fi
 done

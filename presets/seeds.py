@@ -1,7 +1,7 @@
 """What several student seeds show: `python -m presets.seeds results/cats_vs_dogs` prints it as Markdown.
 
 In the record, `seeds/N.json` is `metrics/evaluate.json` of the preset with `student.seed: N`, and
-`seeds/N.scratch.json` that with scratch tuned for itself.
+`seeds/N.scratch.json` the same of scratch alone, tuned for itself (by `seeds/tuning.scratch`).
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from distillation.figures import MODELS
+from distillation.evaluation import MODELS
 
 
 def main(record: Path) -> str:

@@ -1,9 +1,8 @@
 """What a set of experiments shows: `dvc exp show --json | python -m presets.studies FOLDER`.
 
 Of all experiments, those count that differ from `params.yaml` in nothing but what is studied: alpha and
-temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), or how many views
-the teacher has answered (`ablation.json`, with what `presets.naive_cache` left). Accuracy is that on the
-validation split.
+temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), or what the teacher
+answers (`ablation.json`, with what `presets.naive_cache` left). Accuracy is that on the validation split.
 """
 
 import itertools
@@ -14,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from distillation import figures
+from distillation.evaluation import MODELS
 from distillation.files import read_json, replacing, write_json
 
 STUDIES = {
@@ -36,14 +36,16 @@ def main(shown: list[dict], base: dict, folder: Path) -> None:
         write_json(folder / f"{study}.json", rows)
         with replacing(folder / f"{study}.png") as temporary:
             figures.save(draw(rows), temporary)
-    by_views = {row["count"]: row for row in _rows(found, _leaves(base), ("views.count",))}
-    count = base["views"]["count"]
-    ablation = {"none: scratch": by_views[count]["scratch"]}
+    answered = ("views.count", "distill.feature_weight")
+    ablation = [
+        {"cache": "consistent"} | {key: row[key] for key in ("count", "feature_weight", "scratch", "distilled")}
+        for row in _rows(found, _leaves(base), answered)
+    ]
     if (naive := folder / "naive_cache.json").exists():
-        ablation["the plain picture, once (naive cache)"] = read_json(naive)["validation_accuracy"]
-    for number in sorted(by_views):
-        ablation[f"{number} views of each picture, once (consistent cache)"] = by_views[number]["distilled"]
-    write_json(folder / "ablation.json", [{"teacher answers": k, "accuracy": v} for k, v in ablation.items()])
+        for row in read_json(naive):
+            kept = {"feature_weight": row["feature_weight"], "distilled": row["validation_accuracy"]}
+            ablation.append({"cache": "naive", "count": 1} | kept)
+    write_json(folder / "ablation.json", ablation)
 
 
 def _experiments(shown: list[dict]):
@@ -55,9 +57,7 @@ def _experiments(shown: list[dict]):
             data = experiment.get("data")
             if data and not experiment.get("error"):
                 metrics = {Path(path).stem: row.get("data") or {} for path, row in data["metrics"].items()}
-                accuracies = {
-                    text: metrics.get(model, {}).get("validation_accuracy") for model, text in figures.MODELS.items()
-                }
+                accuracies = {text: metrics.get(model, {}).get("validation_accuracy") for model, text in MODELS.items()}
                 yield _leaves(data["params"]["params.yaml"]["data"]), accuracies
 
 

@@ -15,6 +15,7 @@ if ! dvc queue status | grep -q Queued; then # else this goes on where it was in
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
+    dvc exp run --queue -S distill.feature_weight=0 distill # logits alone
 fi
 dvc exp run --run-all
 mkdir -p results/cats_vs_dogs_studies
