@@ -230,12 +230,12 @@ def latency(rows: list[dict], accuracies: dict[str, float]) -> Figure:
         network, milliseconds = row["network"], row["milliseconds"]
         name = "teacher" if network.startswith("teacher") else "student_distilled"
         accuracy = 100 * accuracies[network]
-        axes.plot(milliseconds, accuracy, MARKERS[name], color=COLOURS[name])
+        axes.plot(milliseconds / 1000, accuracy, MARKERS[name], color=COLOURS[name])
         text = f"{network.replace('student', 'distilled')}\n{milliseconds:.2f} ms"
         above = network.endswith("float32")  # int8 stands near it
         place = {"xytext": (0, 5 if above else -5), "va": "bottom" if above else "top"}
-        axes.annotate(text, (milliseconds, accuracy), textcoords="offset points", ha="center", size=7, **place)
-    _log_axis(axes, [row["milliseconds"] for row in rows], "time for one picture on one thread (ms)")
+        axes.annotate(text, (milliseconds / 1000, accuracy), textcoords="offset points", ha="center", size=7, **place)
+    _log_axis(axes, [row["milliseconds"] / 1000 for row in rows], "time for one picture on one thread", "s")
     axes.set(ylabel="test accuracy (%)")
     axes.margins(y=0.4)
     return figure
@@ -354,7 +354,7 @@ def _bars(axes: Axes, probabilities: Sequence[float], colours: Sequence[str]) ->
 def _log_axis(axes: Axes, values: Sequence[float], label: str, unit: str = "") -> None:
     axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 2), xlabel=label)
     decades = np.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if decades > 1.2 else (1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if decades > 1.3 else (1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter(unit))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -1,6 +1,7 @@
 """Functions that several test files share."""
 
 import io
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,17 @@ from pydantic import BaseModel
 from distillation.records import Example, Manifest, class_counts, hide_labels, image_id, write_records
 
 Section = TypeVar("Section", bound=BaseModel)
+
+# Tests download nothing: those on photographs run where TFDS and Keras have what they need already.
+_TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+_KERAS = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+needs_photographs = pytest.mark.skipif(
+    not (_TFDS / "cats_vs_dogs").is_dir(), reason=f"needs cats_vs_dogs, as TFDS prepares it, in {_TFDS} (TFDS_DATA_DIR)"
+)
+needs_imagenet = pytest.mark.skipif(
+    not any(_KERAS.glob("models/mobilenet_v2_*_0.35_*_no_top.h5")),
+    reason=f"needs the ImageNet weights of MobileNetV2 0.35 in {_KERAS}/models (KERAS_HOME)",
+)
 
 
 class Payload:

@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 from clone import Clone, copy_of_the_working_tree
+from helpers import needs_imagenet, needs_photographs
 
-SHARED = Path(__file__).parents[2] / "shared"
-DATA, WEIGHTS = SHARED / "tensorflow_datasets", SHARED / "keras"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (DATA / "cats_vs_dogs").is_dir() or not WEIGHTS.is_dir(),
-        reason="needs cats_vs_dogs photographs and ImageNet weights in ../shared (see README)",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_photographs, needs_imagenet]
 
 
 def run(clone: Clone, hash_seed: int) -> None:
@@ -36,9 +28,7 @@ def run(clone: Clone, hash_seed: int) -> None:
     clone.run("env", f"PYTHONHASHSEED={hash_seed}", "dvc", "repro")
 
 
-def test_pipeline_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(DATA))
-    monkeypatch.setenv("KERAS_HOME", str(WEIGHTS))
+def test_pipeline_on_photographs(tmp_path: Path) -> None:
     clone, again = Clone(tmp_path / "repository"), Clone(tmp_path / "elsewhere")
     run(clone, hash_seed=0)
     run(again, hash_seed=7)

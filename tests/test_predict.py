@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import changed, encoded, random_examples, random_picture, write
+from helpers import changed, encoded, needs_photographs, random_examples, random_picture, write
 from PIL import Image
 
 from distillation import predict as serving
@@ -38,11 +38,6 @@ from distillation.views import CENTRE, plain
 from stages import export
 
 RECORD = Path("results/cats_vs_dogs")
-PHOTOGRAPHS = Path(__file__).parents[2] / "shared/tensorflow_datasets"
-photographs = pytest.mark.skipif(
-    not (PHOTOGRAPHS / "cats_vs_dogs").is_dir(),
-    reason="needs cats_vs_dogs photographs in ../shared/tensorflow_datasets",
-)
 
 
 def command(*arguments: str | bytes | Path, stdin: str = "") -> subprocess.CompletedProcess:
@@ -375,9 +370,6 @@ def test_model_card_says_what_was_measured(exported: Path):
 @pytest.fixture(scope="module")
 def tested_photographs() -> list[Example]:
     """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
-    import tensorflow_datasets as tfds
-
-    tfds.core.add_data_dir(str(PHOTOGRAPHS))
     data = load_params(RECORD / "params.yaml").data
     with open_source(data) as source:
         pictures = [Example(image_id(content), label, name, content) for content, label, name in source.pictures]
@@ -393,7 +385,7 @@ def tested_photographs() -> list[Example]:
 
 
 @pytest.mark.slow
-@photographs
+@needs_photographs
 @pytest.mark.parametrize("shape", [None, (500, 375)], ids=str)
 def test_predict_and_evaluate_agree_on_photographs(
     student: Student, tested_photographs: list[Example], tmp_path: Path, shape: tuple[int, int] | None
