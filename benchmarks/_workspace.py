@@ -19,7 +19,7 @@ from distillation.images import square_jpeg
 from distillation.losses import DistillationLoss
 from distillation.params import Params, Training, load_params
 from distillation.records import Example, Manifest, Records, class_counts, image_id, write_records
-from distillation.student import _with_projection, build_student
+from distillation.student import build_student, with_projection
 from distillation.teacher import build_teacher
 
 PRESET = ROOT / "presets/cats_vs_dogs.yaml"
@@ -60,7 +60,7 @@ def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Data
     answers = [np.load(f"data/teacher_{name}.npy", mmap_mode="r") for name in names]
     model = build_student(student, len(CLASSES))
     if len(answers) == 2:
-        model = _with_projection(model, answers[1].shape[2:])
+        model = with_projection(model, answers[1].shape[2:])
     batches = training.view_batches(train, student.image_size, params.views, student, answers)
     loss = DistillationLoss(len(CLASSES), distill.alpha, distill.temperature, distill.feature_weight)
     return model, batches(range(student.epochs)), loss

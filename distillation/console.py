@@ -1,5 +1,6 @@
 """What a stage shows in the terminal, and how it ends."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,12 +32,18 @@ def run(stage: Callable[[Params], str]) -> None:
         _fail("interrupted; run it again to go on")
 
 
+def note(line: str) -> None:
+    """Print a line of progress on standard error; none under continuous integration (`CI` is set)."""
+    if not os.environ.get("CI"):
+        print(line, file=sys.stderr, flush=True)
+
+
 def progress(items: Iterable, total: int, what: str) -> Iterator:
     """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end."""
     start = time.monotonic()
     yield from tqdm(items, total=total, desc=what, leave=False, disable=None, mininterval=0.5)
     if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > WORTH_A_LINE:
-        print(f"{what}: {seconds:.0f} s", file=sys.stderr, flush=True)
+        note(f"{what}: {seconds:.0f} s")
 
 
 def _fail(message: str) -> None:

@@ -59,7 +59,7 @@ def train_student(
     model = build_student(student, loss.classes)
     history = training.fit(
         stage,
-        model if len(soft_targets) < 2 else _with_projection(model, soft_targets[1].shape[2:]),
+        model if len(soft_targets) < 2 else with_projection(model, soft_targets[1].shape[2:]),
         training.view_batches(train, student.image_size, params.views, student, soft_targets),
         training.plain_batches(validation, student.image_size, student.batch_size),
         train.manifest.size("train"),
@@ -70,7 +70,7 @@ def train_student(
     return training.publish(stage, name, model, history)
 
 
-def _with_projection(model: keras.Model, shape: Sequence[int]) -> keras.Model:
+def with_projection(model: keras.Model, shape: Sequence[int]) -> keras.Model:
     """`model` with its feature map, brought to `shape` (height, width, channels), packed behind the logits.
 
     The 1x1 convolution that does it is thrown away after training.

@@ -1,7 +1,6 @@
 """Training: batches of views, and one `fit` that all three models go through."""
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from distillation.checkpoint import Checkpoint, discard
+from distillation.console import note
 from distillation.errors import InputError
 from distillation.files import replacing, write_json
 from distillation.losses import DistillationLoss, LabeledMean, accuracy, cross_entropy
@@ -244,9 +244,7 @@ class _EpochLine(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         left = (time.monotonic() - self.start) / (epoch + 1 - self.done) * (self.epochs - epoch - 1)
-        print(
+        note(
             f"{self.stage}  epoch {epoch + 1}/{self.epochs}  train accuracy {logs['accuracy']:.3f}  "
-            f"validation accuracy {logs['val_accuracy']:.3f}  {left / 60:.1f} min left",
-            file=sys.stderr,
-            flush=True,
+            f"validation accuracy {logs['val_accuracy']:.3f}  {left / 60:.1f} min left"
         )

@@ -69,10 +69,13 @@ def test_defects_keep_their_traceback():
             run(raising(defect))
 
 
-@pytest.mark.parametrize(("worth", "lines"), [(-1, ["counting: 0 s"]), (3, [])])
+@pytest.mark.parametrize(
+    ("ci", "worth", "lines"), [("", -1, ["counting: 0 s"]), ("", 3, []), ("true", -1, [])], ids=["long", "short", "CI"]
+)
 def test_long_work_leaves_a_line_in_a_log(
-    worth: int, lines: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ci: str, worth: int, lines: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(console, "WORTH_A_LINE", worth)
     assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
     assert capsys.readouterr().err.splitlines() == lines

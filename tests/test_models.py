@@ -119,11 +119,11 @@ def test_residual_pairs_start_as_their_shortcuts(params: Params):
 
 def test_projection_packs_the_feature_map_behind_the_same_logits(small: keras.Model):
     for shape in ((8, 8, 5), (3, 3, 2)):  # the student's own map, and one that it has to be resized to
-        packed = students._with_projection(small, shape)(pictures(2)).numpy()
+        packed = students.with_projection(small, shape)(pictures(2)).numpy()
         assert packed.shape == (2, 3 + np.prod(shape))
         np.testing.assert_allclose(packed[:, :3], small(pictures(2)), rtol=1e-5, atol=1e-5)
     features = keras.Model(small.input, small.get_layer(POOL).input)(pictures(2)).numpy()
-    projected = students._with_projection(small, (8, 8, 5))
+    projected = students.with_projection(small, (8, 8, 5))
     kernel, bias = projected.get_layer("projection").get_weights()
     expected = features @ kernel[0, 0] + bias
     np.testing.assert_allclose(projected(pictures(2))[:, 3:], expected.reshape(2, -1), rtol=1e-4, atol=1e-4)
