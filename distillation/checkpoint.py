@@ -1,6 +1,7 @@
 """Training that survives being killed: after every epoch the whole state stands in one file."""
 
 import hashlib
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -73,8 +74,10 @@ class Checkpoint(keras.callbacks.Callback):
             raise InputError(f"the loss is {logs['loss']} after epoch {epoch + 1}: a lower learning_rate may help")
         self.history.append({key: float(value) for key, value in logs.items()})
         state = {f"variable{number}": np.asarray(value) for number, value in enumerate(self._variables())}
-        with replacing(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, fingerprint=self.fingerprint, history=json.dumps(self.history), **state)
+        content = io.BytesIO()  # on a full disk NumPy would complain again after the error
+        np.savez(content, fingerprint=self.fingerprint, history=json.dumps(self.history), **state)
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
     def _variables(self) -> list:
         return [*self.model.variables, *self.model.optimizer.variables]
