@@ -1,9 +1,11 @@
 """Let the teacher answer every view of every training image once (`data/teacher_*.npy`)."""
 
+from typing import BinaryIO
+
 import keras
 import numpy as np
 from keras import layers
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 from sklearn.decomposition import PCA
 
 from distillation.console import run
@@ -37,15 +39,24 @@ def main(params: Params) -> str:
     with (
         replacing("data/teacher_logits.npy") as temporary_logits,
         replacing("data/teacher_features.npy") as temporary_maps,
+        temporary_logits.open("wb") as logits,
+        temporary_maps.open("wb") as maps,
     ):
-        logits = open_memmap(temporary_logits, "w+", np.float32, (views, len(records), classes))
-        maps = open_memmap(temporary_maps, "w+", np.float16, (views, len(records), *shape))
+        # View by view through a file: of a memory map, a full disk would make a crash without a word.
+        _begin(logits, np.float32, (views, len(records), classes))
+        _begin(maps, np.float16, (views, len(records), *shape))
         for view in range(views):
             what = f"cache_teacher_logits: view {view + 1}/{views}"
             rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
-            logits[view], maps[view] = rows[:, :classes], rows[:, classes:].reshape(-1, *shape)
-        logits.flush(), maps.flush()
+            logits.write(rows[:, :classes].astype(np.float32).tobytes())
+            maps.write(rows[:, classes:].astype(np.float16).tobytes())
     return f"cache_teacher_logits: {views} views of {len(records):,} images -> data/teacher_*.npy"
+
+
+def _begin(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    """Write the header of an `.npy` file, whose values are to follow."""
+    header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, header)
 
 
 def _principal_components(features: keras.Model, images, channels: int):
