@@ -93,6 +93,7 @@ class Student(Training):
     """The compact CNN (`distillation/student.py`) and the budget of both of its trainings."""
 
     image_size: Pixels
+    stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)]
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)]
     blocks: Annotated[int, Field(ge=1, le=16)]
     warmup_epochs: NotNegative

@@ -11,22 +11,22 @@ from distillation.losses import DistillationLoss
 from distillation.params import Params, Student
 from distillation.records import Records
 
-STEM_KERNEL = 5
+STEM_OVERLAP = 3  # pixels that neighbouring windows of the stem share
 POOL = "pool"  # the layer that averages the last feature map
 
 
 def build_student(student: Student, classes: int) -> keras.Model:
     """A residual CNN: RGB 0..255 of `student.image_size` in, logits out.
 
-    Every stage halves the map. Plain 3x3 convolutions: on CPUs they train faster than separable ones
-    of equal size. Batch normalisation stands only at the end of each residual branch, its scale
-    starting at zero, so that a pair starts as its shortcut: everywhere else too, it would slow a
-    training step by about a third.
+    The stem divides the map's side by its stride, every stage halves it. Plain 3x3 convolutions: on
+    CPUs they train faster than separable ones of equal size. Batch normalisation stands only at the
+    end of each residual branch, its scale starting at zero, so that a pair starts as its shortcut:
+    everywhere else too, it would slow a training step by about a third.
     """
     inputs = keras.Input((student.image_size, student.image_size, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     stem, *stages = student.channels
-    x = layers.ReLU()(_convolution(stem, STEM_KERNEL, 2)(x))
+    x = layers.ReLU()(_convolution(stem, student.stem_stride + STEM_OVERLAP, student.stem_stride)(x))
     for channels in stages:
         for block in range(student.blocks):
             x = _residual_pair(x, channels, stride=2 if block == 0 else 1)

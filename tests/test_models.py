@@ -97,10 +97,16 @@ def test_preset_student_is_ten_times_smaller_than_its_teacher(preset: Params):
     assert macs(teacher) >= 5 * macs(student)
 
 
-@pytest.mark.parametrize(("size", "channels", "blocks"), [(32, [4, 8], 1), (48, [4, 8, 8], 2), (33, [3, 5, 7], 1)])
-def test_student_halves_its_map_in_every_stage(params: Params, size: int, channels: list[int], blocks: int):
-    model = build_student(changed(params.student, image_size=size, channels=channels, blocks=blocks), 5)
-    side = -(-size // 2 ** len(channels))
+@pytest.mark.parametrize(
+    ("size", "stem_stride", "channels", "blocks"),
+    [(32, 2, [4, 8], 1), (32, 1, [4, 8], 1), (48, 4, [4, 8, 8], 2), (33, 2, [3, 5, 7], 1)],
+)
+def test_student_halves_its_map_in_every_stage(
+    params: Params, size: int, stem_stride: int, channels: list[int], blocks: int
+):
+    values = {"image_size": size, "stem_stride": stem_stride, "channels": channels, "blocks": blocks}
+    model = build_student(changed(params.student, **values), 5)
+    side = -(-size // (stem_stride * 2 ** (len(channels) - 1)))
     assert model.get_layer(POOL).input.shape == (None, side, side, channels[-1])
     assert model.output_shape == (None, 5)
 

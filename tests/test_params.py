@@ -88,6 +88,8 @@ def test_presets_set_what_the_default_sets():
         ("teacher.dropout", 1.0, "less than 1"),
         ("teacher.weights", "", "at least 1 character"),
         ("teacher.views", -1, "0"),
+        ("student.stem_stride", 3, "1, 2 or 4"),
+        ("student.stem_stride", True, "number"),
         ("student.channels", [16], "at least 2"),
         ("student.channels", 16, "list"),
         ("student.epochs", 0, "1"),
