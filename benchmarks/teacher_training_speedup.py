@@ -1,12 +1,12 @@
 """How much faster is the teacher trained than by fitting the frozen network for five epochs?
 
 The naive way: `Model.fit` of a head on the frozen backbone, in TensorFlow, every picture through it
-in every one of 5 epochs; one is timed. Ours: `train_teacher`'s passes through LiteRT, one a view,
-and then the preset's epochs of the head on their features. What either pays once, whatever the
-number of pictures, is left out: compilation, and the conversion to LiteRT.
+in every one of 5 epochs; one is timed. Ours: `train_teacher`'s passes through LiteRT, one of the plain
+pictures and one a view (the preset has none), and then the preset's epochs of the head on their features.
+What either pays once, whatever the number of pictures, is left out: compilation, and the conversion to LiteRT.
 
-Bound by the passes through the backbone: two a picture here (plain, and one view), so at most 5/2 of what LiteRT
-gains over TensorFlow's own pass, which in a training step (batches of 128) is about two.
+Bound by the one pass of each picture through the backbone: at most 5 times what LiteRT gains over
+TensorFlow's own pass, which in a training step (batches of 128) is about two.
 """
 
 import keras

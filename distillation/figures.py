@@ -354,7 +354,7 @@ def _bars(axes: Axes, probabilities: Sequence[float], colours: Sequence[str]) ->
 def _log_axis(axes: Axes, values: Sequence[float], label: str, unit: str = "") -> None:
     axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 2), xlabel=label)
     decades = np.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if decades > 1.3 else (1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3)))
     axes.xaxis.set_major_formatter(EngFormatter(unit))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
