@@ -19,11 +19,12 @@ from distillation.images import square_jpeg
 from distillation.losses import DistillationLoss
 from distillation.params import Params, Training, load_params
 from distillation.records import Example, Manifest, Records, class_counts, image_id, write_records
-from distillation.student import build_student, with_projection
-from distillation.teacher import build_teacher
+from distillation.student import build_student, with_projections
+from distillation.teacher import FEATURES, build_teacher
 
 PRESET = ROOT / "presets/cats_vs_dogs.yaml"
 CLASSES = ["cat", "dog"]
+LOGITS, MAPS = "data/teacher_logits.npy", [f"data/teacher_features/{name}.npy" for name in FEATURES]
 PICTURES = 64  # different ones; the records repeat them
 
 
@@ -44,23 +45,23 @@ def workspace(images: int, views: int | None = None) -> Iterator[Params]:
         _write_records(images, params.data.image_size)
         side, channels = params.teacher.image_size // 32, params.distill.feature_channels
         rng = np.random.default_rng(0)
+        Path("data/teacher_features").mkdir()
         for name, dtype, shape in (
-            ("logits", np.float32, (len(CLASSES),)),
-            ("features", np.float16, (side, side, channels)),
+            (LOGITS, np.float32, (len(CLASSES),)),
+            (MAPS[0], np.float16, (side, side, channels)),
+            (MAPS[1], np.float16, (2 * side, 2 * side, channels // 4)),
         ):
             answers = rng.standard_normal((params.views.count, images, *shape), np.float32)
-            np.save(f"data/teacher_{name}.npy", answers.astype(dtype))
+            np.save(name, answers.astype(dtype))
         yield params
 
 
 def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, DistillationLoss]:
     """What `distill` trains, on which batches, by which loss."""
     student, distill = params.student, params.distill
-    names = ["logits"] if distill.feature_weight == 0 or distill.alpha == 1 else ["logits", "features"]
-    answers = [np.load(f"data/teacher_{name}.npy", mmap_mode="r") for name in names]
-    model = build_student(student, len(CLASSES))
-    if len(answers) == 2:
-        model = with_projection(model, answers[1].shape[2:])
+    names = [LOGITS] if distill.feature_weight == 0 or distill.alpha == 1 else [LOGITS, *MAPS]
+    answers = [np.load(name, mmap_mode="r") for name in names]
+    model = with_projections(build_student(student, len(CLASSES)), [maps.shape[2:] for maps in answers[1:]])
     batches = training.view_batches(train, student.image_size, params.views, student, answers)
     loss = DistillationLoss(len(CLASSES), distill.alpha, distill.temperature, distill.feature_weight)
     return model, batches(range(student.epochs)), loss

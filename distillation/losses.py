@@ -36,9 +36,9 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
 class DistillationLoss(keras.losses.Loss):
     """`distillation_loss` on packed rows; the cross-entropy alone where targets hold nothing but the label.
 
-    Where they hold features too, the mean squared distance of the student's projected features from
-    the teacher's joins the teacher's part of the loss: (1 - alpha) (T^2 KL + feature_weight MSE), the
-    "hint" of Romero et al., "FitNets" (2015). So alpha = 1 is training from scratch in any case.
+    Where they hold feature maps too, the mean squared distance of the student's projected ones from the
+    teacher's, over all values, joins the teacher's part of the loss: (1 - alpha) (T^2 KL + feature_weight MSE),
+    the "hint" of Romero et al., "FitNets" (2015). So alpha = 1 is training from scratch in any case.
     """
 
     def __init__(self, classes: int, alpha: float = 1.0, temperature: float = 1.0, feature_weight: float = 0.0):

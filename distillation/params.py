@@ -110,7 +110,7 @@ class Distill(_Section):
 
     alpha: Fraction
     temperature: Annotated[Real, Field(ge=1e-6, le=1e6)]
-    feature_channels: Annotated[int, Field(ge=1, le=1280)]
+    feature_channels: Annotated[int, Field(ge=4, le=1280, multiple_of=4)]
     feature_weight: NotNegative
 
 

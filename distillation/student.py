@@ -12,7 +12,7 @@ from distillation.params import Params, Student
 from distillation.records import Records
 
 STEM_OVERLAP = 3  # pixels that neighbouring windows of the stem share
-POOL = "pool"  # the layer that averages the last feature map
+MAP = "map_"  # how the layers whose outputs are the stem's and the stages' feature maps are called
 
 
 def build_student(student: Student, classes: int) -> keras.Model:
@@ -26,11 +26,14 @@ def build_student(student: Student, classes: int) -> keras.Model:
     inputs = keras.Input((student.image_size, student.image_size, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     stem, *stages = student.channels
-    x = layers.ReLU()(_convolution(stem, student.stem_stride + STEM_OVERLAP, student.stem_stride)(x))
-    for channels in stages:
-        for block in range(student.blocks):
-            x = _residual_pair(x, channels, stride=2 if block == 0 else 1)
-    x = layers.GlobalAveragePooling2D(name=POOL)(x)
+    x = _convolution(stem, student.stem_stride + STEM_OVERLAP, student.stem_stride)(x)
+    x = layers.ReLU(name=f"{MAP}0")(x)
+    for stage, channels in enumerate(stages, 1):
+        x = _residual_pair(x, channels, stride=2)
+        for _ in range(1, student.blocks):
+            x = _residual_pair(layers.ReLU()(x), channels)
+        x = layers.ReLU(name=f"{MAP}{stage}")(x)
+    x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(classes)(x), name="student")
 
 
@@ -47,7 +50,7 @@ def train_student(
         params: all parameters.
         loss: on packed rows.
         soft_targets: the teacher's cached answers: none, logits (views, n, classes), or these and
-            features (views, n, height, width, channels), n the number of training images.
+            feature maps (views, n, height, width, channels), n the number of training images.
 
     Returns:
         The stage's line of result.
@@ -59,7 +62,7 @@ def train_student(
     model = build_student(student, loss.classes)
     history = training.fit(
         stage,
-        model if len(soft_targets) < 2 else with_projection(model, soft_targets[1].shape[2:]),
+        with_projections(model, [maps.shape[2:] for maps in soft_targets[1:]]),
         training.view_batches(train, student.image_size, params.views, student, soft_targets),
         training.plain_batches(validation, student.image_size, student.batch_size),
         train.manifest.size("train"),
@@ -70,20 +73,21 @@ def train_student(
     return training.publish(stage, name, model, history)
 
 
-def with_projection(model: keras.Model, shape: Sequence[int]) -> keras.Model:
-    """`model` with its feature map, brought to `shape` (height, width, channels), packed behind the logits.
+def with_projections(model: keras.Model, shapes: Sequence[Sequence[int]]) -> keras.Model:
+    """`model` with its feature maps, the last first, brought to `shapes` and packed behind the logits.
 
-    The 1x1 convolution that does it is thrown away after training.
+    The 1x1 convolutions that do it are thrown away after training. Each of `shapes` is (height, width, channels).
     """
-    *size, channels = shape
-    features = model.get_layer(POOL).input
-    if features.shape[1:3] != tuple(size):
-        features = layers.Resizing(*size)(features)
-    features = layers.Conv2D(channels, 1, name="projection")(features)
-    return keras.Model(model.input, layers.Concatenate()([model.output, layers.Flatten()(features)]))
+    maps = [layer.output for layer in reversed(model.layers) if layer.name.startswith(MAP)]
+    outputs = [model.output]
+    for features, (height, width, channels) in zip(maps, shapes, strict=False):
+        if features.shape[1:3] != (height, width):
+            features = layers.Resizing(height, width)(features)
+        outputs.append(layers.Flatten()(layers.Conv2D(channels, 1)(features)))
+    return keras.Model(model.input, layers.Concatenate()(outputs)) if shapes else model
 
 
-def _residual_pair(x, channels: int, stride: int):
+def _residual_pair(x, channels: int, stride: int = 1):
     y = layers.ReLU()(_convolution(channels, 3, stride)(x))
     y = _convolution(channels, 3, use_bias=False)(y)
     y = layers.BatchNormalization(momentum=0.9, gamma_initializer="zeros")(y)
@@ -91,7 +95,7 @@ def _residual_pair(x, channels: int, stride: int):
         x = layers.AveragePooling2D(stride, padding="same")(x)
     if x.shape[-1] != channels:
         x = _convolution(channels, 1)(x)
-    return layers.ReLU()(layers.Add()([x, y]))
+    return layers.Add()([x, y])
 
 
 def _convolution(channels: int, kernel: int, stride: int = 1, use_bias: bool = True) -> layers.Layer:

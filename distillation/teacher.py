@@ -10,7 +10,8 @@ from distillation.errors import InputError, reason
 from distillation.params import Teacher
 
 HEAD = "head"  # the layer that turns pooled features into logits
-FEATURES = "out_relu"  # the last feature map, 1/32 of the picture's side (Keras's name for it)
+# Keras's names of the feature maps for the student to match, of 1/32 and 1/16 of the picture's side
+FEATURES = ("out_relu", "block_12_add")
 
 
 def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) -> keras.Model:

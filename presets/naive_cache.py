@@ -41,7 +41,7 @@ def answer_plain_pictures(params: Params) -> None:
     once = params.model_copy(update={"views": params.views.model_copy(update={"count": 1})})
     with mock.patch.object(cache_teacher_logits, "view_images", lambda records, size, *_: plain_images(records, size)):
         cache_teacher_logits.main(once)
-    for answers in Path("data").glob("*.npy"):
+    for answers in Path("data").rglob("*.npy"):
         np.save(answers, np.repeat(np.load(answers), params.views.count, axis=0))
 
 

@@ -1,9 +1,12 @@
-"""Let the teacher answer every view of every training image once (`data/teacher_*.npy`)."""
+"""Let the teacher answer every view of every training image once (`data/teacher_*`)."""
 
+import contextlib
+import math
 from typing import BinaryIO
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 from numpy.lib import format as npy
 from sklearn.decomposition import PCA
@@ -21,36 +24,37 @@ PCA_IMAGES = 32 * BATCH  # whose features the principal components are found fro
 
 
 def main(params: Params) -> str:
-    """Write the teacher's logits and features, for the training images in id order.
+    """Write the teacher's logits and feature maps, for the training images in id order.
 
     Logits: raw, float32 (views, images, classes), so that neither temperature nor alpha ever asks the
-    teacher again. Features: its last feature map in `distill.feature_channels` principal components of
-    unit mean square, float16 (views, images, height, width, channels).
+    teacher again. Feature maps, a file for each of `FEATURES`: principal components of unit mean square,
+    float16 (views, images, height, width, channels). The last map has `distill.feature_channels`, the one
+    before, of four times as many places, a quarter of that: as many values.
     """
     records = Records("data/records", "train")
-    classes, size = len(records.manifest.classes), params.teacher.image_size
+    classes, size, views = len(records.manifest.classes), params.teacher.image_size, params.views.count
     teacher = load_weights(build_teacher(params.teacher, classes), "models/teacher.weights.h5")
-    features = keras.Model(teacher.input, teacher.get_layer(FEATURES).output)
-    channels = params.distill.feature_channels
-    reduced = _principal_components(features, view_images(records, size, params.views, 0), channels)
-    answers = layers.Concatenate()([teacher.output, layers.Flatten()(reduced)])
-    forward = forward_pass(keras.Model(teacher.input, answers))
-    views, shape = params.views.count, reduced.shape[1:]
-    with (
-        replacing("data/teacher_logits.npy") as temporary_logits,
-        replacing("data/teacher_features.npy") as temporary_maps,
-        temporary_logits.open("wb") as logits,
-        temporary_maps.open("wb") as maps,
-    ):
-        # View by view through a file: of a memory map, a full disk would make a crash without a word.
-        _begin(logits, np.float32, (views, len(records), classes))
-        _begin(maps, np.float16, (views, len(records), *shape))
+    answers = {"data/teacher_logits.npy": (teacher.output, np.float32)}
+    for name, part in zip(FEATURES, (1, 4), strict=True):
+        network = keras.Model(teacher.input, teacher.get_layer(name).output)
+        sample = view_images(records, size, params.views, 0).take(PCA_IMAGES // BATCH)
+        components = _principal_components(network, sample, params.distill.feature_channels, part)
+        answers[f"data/teacher_features/{name}.npy"] = (components, np.float16)
+    packed = layers.Concatenate()([layers.Flatten()(output) for output, _ in answers.values()])
+    forward = forward_pass(keras.Model(teacher.input, packed))
+    ends = np.cumsum([math.prod(output.shape[1:]) for output, _ in answers.values()])
+    with contextlib.ExitStack() as stack:
+        # View by view through files: of a memory map, a full disk would make a crash without a word.
+        files = [stack.enter_context(stack.enter_context(replacing(path)).open("wb")) for path in answers]
+        for file, (output, dtype) in zip(files, answers.values(), strict=True):
+            _begin(file, dtype, (views, len(records), *output.shape[1:]))
         for view in range(views):
             what = f"cache_teacher_logits: view {view + 1}/{views}"
             rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
-            logits.write(rows[:, :classes].astype(np.float32).tobytes())
-            maps.write(rows[:, classes:].astype(np.float16).tobytes())
-    return f"cache_teacher_logits: {views} views of {len(records):,} images -> data/teacher_*.npy"
+            parts = np.split(rows, ends[:-1], axis=1)
+            for file, part, (_, dtype) in zip(files, parts, answers.values(), strict=True):
+                file.write(part.astype(dtype).tobytes())
+    return f"cache_teacher_logits: {views} views of {len(records):,} images -> data/teacher_*"
 
 
 def _begin(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
@@ -59,23 +63,22 @@ def _begin(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
     npy.write_array_header_1_0(file, header)
 
 
-def _principal_components(features: keras.Model, images, channels: int):
-    """The features' first principal components, as a 1x1 convolution inside the network.
+def _principal_components(network: keras.Model, sample: tf.data.Dataset, feature_channels: int, part: int):
+    """The first `feature_channels / part` principal components of a network's map, as a 1x1 convolution behind it.
 
     They are found once from a sample, and scaled together, so that the components keep their proportions.
     """
-    sample = images.take(PCA_IMAGES // BATCH)
-    maps = predict(forward_pass(features), sample, PCA_IMAGES, "cache_teacher_logits: principal components")
-    places = maps.reshape(-1, maps.shape[-1])
-    if channels > len(places):
+    maps = predict(forward_pass(network), sample, PCA_IMAGES, "cache_teacher_logits: principal components")
+    places, channels = maps.reshape(-1, maps.shape[-1]), feature_channels // part
+    if channels > min(places.shape):
         raise InputError(
-            f"distill.feature_channels = {channels}, should be at most {len(places)}: "
-            f"so many places do the feature maps of {len(maps)} images have"
+            f"distill.feature_channels = {feature_channels}, should be at most {part * min(places.shape)}: the "
+            f"{len(maps)} images have {len(places)} places on a feature map of {places.shape[1]} channels"
         )
     pca = PCA(channels, svd_solver="covariance_eigh").fit(places)
     scale = np.sqrt(pca.explained_variance_.mean())
     projection = layers.Conv2D(channels, 1)
-    output = projection(features.output)
+    output = projection(network.output)
     projection.set_weights([pca.components_.T[None, None] / scale, -pca.mean_ @ pca.components_.T / scale])
     return output
 

@@ -1,4 +1,4 @@
-"""Train the student from hard labels and what the teacher answered (`data/teacher_*.npy`)."""
+"""Train the student from hard labels and what the teacher answered (`data/teacher_*`)."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from distillation.losses import DistillationLoss
 from distillation.params import Params
 from distillation.records import read_manifest
 from distillation.student import train_student
+from distillation.teacher import FEATURES
 
 
 def main(params: Params) -> str:
@@ -21,10 +22,10 @@ def main(params: Params) -> str:
     views = (params.views.count, manifest.size("train"))
     soft_targets = [
         _read(Path("data/teacher_logits.npy"), (*views, len(manifest.classes))),
-        _read(Path("data/teacher_features.npy"), views),
+        *(_read(Path(f"data/teacher_features/{name}.npy"), views) for name in FEATURES),
     ]
     if distill.feature_weight == 0 or distill.alpha == 1:
-        del soft_targets[1]
+        del soft_targets[1:]
     loss = DistillationLoss(len(manifest.classes), distill.alpha, distill.temperature, distill.feature_weight)
     return train_student("distill", "student_distilled", params, loss, soft_targets)
 

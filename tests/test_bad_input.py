@@ -145,10 +145,11 @@ def npz() -> bytes:
 
 
 LOGITS = npy(np.zeros((6, 24, 3), np.float32))
+ANSWERS = ["teacher_logits", "teacher_features/out_relu", "teacher_features/block_12_add"]
 IDS = ["other pictures", "other views", "no numbers"]
 
 
-@pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
+@pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize(
     "content",
     [None, b"", b"no array", LOGITS[:100], LOGITS[:-1], npz(), npy(np.array([Payload()])), pickle.dumps(Payload())],
@@ -164,7 +165,8 @@ def test_answers_of_the_teacher_that_cannot_be_read_are_named(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
-    for other in ("teacher_logits", "teacher_features"):
+    Path("data/teacher_features").mkdir()
+    for other in ANSWERS:
         Path(f"data/{other}.npy").write_bytes(LOGITS)
     Path(f"data/{name}.npy").unlink()
     if content is not None:
@@ -172,7 +174,7 @@ def test_answers_of_the_teacher_that_cannot_be_read_are_named(
     assert complaint(distill, params).startswith(f"data/{name}.npy cannot be read")
 
 
-@pytest.mark.parametrize("name", ["teacher_logits", "teacher_features"])
+@pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=IDS)
 def test_answers_about_other_pictures_are_refused(
     params: Params,
@@ -184,7 +186,8 @@ def test_answers_about_other_pictures_are_refused(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
-    for other in ("teacher_logits", "teacher_features"):
+    Path("data/teacher_features").mkdir()
+    for other in ANSWERS:
         Path(f"data/{other}.npy").write_bytes(LOGITS)
     Path(f"data/{name}.npy").write_bytes(npy(answers))
     assert f"data/{name}.npy has {answers.dtype} of shape {answers.shape}" in complaint(distill, params)
@@ -207,16 +210,29 @@ def test_labels_that_the_manifest_does_not_name_are_refused(photos: Params):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "channels", "most"),
+    [(32, 28, 24), (96, 132, 128)],
+    ids=["24 places of the last map", "32 channels of the middle map"],
+)
 def test_more_features_than_the_teacher_can_give_are_refused(
-    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    params: Params,
+    records_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    channels: int,
+    most: int,
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
-    small = changed(params.teacher, image_size=32)
-    chosen = params.model_copy(update={"teacher": small, "distill": changed(params.distill, feature_channels=25)})
+    small = changed(params.teacher, image_size=size)
+    chosen = params.model_copy(update={"teacher": small, "distill": changed(params.distill, feature_channels=channels)})
     Path("models").mkdir()
     build_teacher(small, 3).save_weights("models/teacher.weights.h5")
-    assert "distill.feature_channels = 25, should be at most 24" in complaint(cache_teacher_logits, chosen)
+    message = complaint(cache_teacher_logits, chosen)
+    assert f"distill.feature_channels = {channels}, should be at most {most}" in message
+    assert not any(Path("data").rglob("*.npy"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no table", "column"], ids=repr)

@@ -63,7 +63,7 @@ def test_a_step_in_the_workspace_trains_on_what_the_stages_would_write() -> None
         step = training_step(model, batches, params.student, loss)
         step()
         side = params.teacher.image_size // 32
-        columns = 1 + len(CLASSES) + side * side * params.distill.feature_channels
+        columns = 1 + len(CLASSES) + 2 * side * side * params.distill.feature_channels
         size, batch = params.student.image_size, params.student.batch_size
         assert [tuple(tensor.shape) for tensor in next(iter(batches))] == [(batch, size, size, 3), (batch, columns)]
     assert int(model.optimizer.iterations) == 2  # `training.fit` took the first

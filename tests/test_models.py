@@ -1,6 +1,7 @@
 """Networks: published sizes, a hand-counted one, and LiteRT against Keras."""
 
 import io
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from distillation.inference import BATCH, forward_pass, plain_images, predict, t
 from distillation.models import load_weights, macs
 from distillation.params import Params, load_params
 from distillation.records import Records, decode
-from distillation.student import POOL, build_student
+from distillation.student import MAP, build_student
 from distillation.teacher import HEAD, build_teacher
 from distillation.views import augmented, plain
 from presets import naive_cache
@@ -106,8 +107,8 @@ def test_student_halves_its_map_in_every_stage(
 ):
     values = {"image_size": size, "stem_stride": stem_stride, "channels": channels, "blocks": blocks}
     model = build_student(changed(params.student, **values), 5)
-    side = -(-size // (stem_stride * 2 ** (len(channels) - 1)))
-    assert model.get_layer(POOL).input.shape == (None, side, side, channels[-1])
+    maps = [model.get_layer(f"{MAP}{number}").output.shape[1:] for number in range(len(channels))]
+    assert maps == [(-(-size // (stem_stride * 2**n)),) * 2 + (c,) for n, c in enumerate(channels)]
     assert model.output_shape == (None, 5)
 
 
@@ -123,16 +124,23 @@ def test_residual_pairs_start_as_their_shortcuts(params: Params):
     np.testing.assert_allclose(model(pictures(2)), before, atol=1e-6)
 
 
-def test_projection_packs_the_feature_map_behind_the_same_logits(small: keras.Model):
-    for shape in ((8, 8, 5), (3, 3, 2)):  # the student's own map, and one that it has to be resized to
-        packed = students.with_projection(small, shape)(pictures(2)).numpy()
-        assert packed.shape == (2, 3 + np.prod(shape))
-        np.testing.assert_allclose(packed[:, :3], small(pictures(2)), rtol=1e-5, atol=1e-5)
-    features = keras.Model(small.input, small.get_layer(POOL).input)(pictures(2)).numpy()
-    projected = students.with_projection(small, (8, 8, 5))
-    kernel, bias = projected.get_layer("projection").get_weights()
-    expected = features @ kernel[0, 0] + bias
-    np.testing.assert_allclose(projected(pictures(2))[:, 3:], expected.reshape(2, -1), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    "shapes",
+    [[], [(8, 8, 5)], [(8, 8, 5), (16, 16, 2)], [(3, 3, 2), (5, 5, 1)]],
+    ids=["none", "last", "last two", "resized"],
+)
+def test_projections_pack_the_feature_maps_behind_the_same_logits(small: keras.Model, shapes: list[tuple]):
+    extended = students.with_projections(small, shapes)
+    packed = extended(pictures(2)).numpy()
+    assert packed.shape == (2, 3 + sum(map(math.prod, shapes)))
+    logits, *parts = np.split(packed, np.cumsum([3, *map(math.prod, shapes)])[:-1], axis=1)
+    np.testing.assert_allclose(logits, small(pictures(2)), rtol=1e-5, atol=1e-5)
+    projections = [each for each in extended.layers if isinstance(each, layers.Conv2D) and each not in small.layers]
+    for number, (part, (height, width, channels)) in enumerate(zip(parts, shapes, strict=True)):
+        [(kernel, bias)] = [each.get_weights() for each in projections if each.filters == channels]
+        features = keras.Model(small.input, small.get_layer(f"{MAP}{1 - number}").output)(pictures(2)).numpy()
+        expected = tf.image.resize(features, (height, width)) @ kernel[0, 0] + bias
+        np.testing.assert_allclose(part, np.reshape(expected, (2, -1)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 5])

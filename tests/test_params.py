@@ -112,7 +112,8 @@ def test_presets_set_what_the_default_sets():
         ("distill.temperature", 0, "0.000001"),
         ("distill.temperature", 1e300, "1000000"),
         ("distill.temperature", -math.inf, "finite"),
-        ("distill.feature_channels", 1281, "1280"),
+        ("distill.feature_channels", 1284, "1280"),
+        ("distill.feature_channels", 6, "multiple of 4"),
         ("distill.feature_weight", "1e999", "finite"),
     ],
 )
