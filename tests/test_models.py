@@ -26,6 +26,7 @@ from distillation.student import MAP, build_student
 from distillation.teacher import HEAD, build_teacher
 from distillation.views import augmented, plain
 from presets import naive_cache
+from stages import cache_teacher_logits
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +296,34 @@ def test_naive_cache_answers_the_plain_picture_in_place_of_every_view(
     assert answers.shape == (params.views.count, len(records), 3)
     for view in answers:
         np.testing.assert_allclose(view, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_cached_feature_maps_are_the_principal_components_of_the_teachers(
+    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    small = changed(params.teacher, image_size=64)
+    teacher = build_teacher(small, 3)
+    for layer in teacher.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0  # statistics that fit at once: without them the activations vanish
+    teacher(np.random.default_rng(0).uniform(0, 255, (16, 64, 64, 3)), training=True)
+    Path("models").mkdir()
+    teacher.save_weights("models/teacher.weights.h5")
+    distill = changed(params.distill, feature_channels=8)
+    cache_teacher_logits.main(params.model_copy(update={"teacher": small, "distill": distill}))
+    records = Records("data/records", "train")
+    for name, side, channels in (("out_relu", 2, 8), ("block_12_add", 4, 2)):
+        network = keras.Model(teacher.input, teacher.get_layer(name).output)
+        maps = np.concatenate([network(images) for images in view_images(records, 64, params.views, 0)])
+        places = maps.reshape(-1, maps.shape[-1])
+        _, _, axes = np.linalg.svd(places - places.mean(axis=0), full_matrices=False)
+        expected = (places - places.mean(axis=0)) @ axes[:channels].T
+        expected /= np.sqrt(np.mean(expected**2))
+        cached = np.load(f"data/teacher_features/{name}.npy")
+        assert cached.shape == (params.views.count, len(records), side, side, channels)
+        assert cached.dtype == np.float16
+        # A component's sign is free.
+        np.testing.assert_allclose(abs(cached[0]).reshape(-1, channels), abs(expected), rtol=0.02, atol=0.02)
