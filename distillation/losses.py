@@ -39,11 +39,14 @@ class DistillationLoss(keras.losses.Loss):
     Where they hold feature maps too, the mean squared distance of the student's projected ones from the
     teacher's, over all values, joins the teacher's part of the loss: (1 - alpha) (T^2 KL + feature_weight MSE),
     the "hint" of Romero et al., "FitNets" (2015). So alpha = 1 is training from scratch in any case.
+
+    Its weight fades from epoch to epoch: a hint speeds the beginning, but held on to, it costs accuracy in the end.
     """
 
     def __init__(self, classes: int, alpha: float = 1.0, temperature: float = 1.0, feature_weight: float = 0.0):
         super().__init__(name="distillation_loss")
         self.classes, self.alpha, self.temperature, self.feature_weight = classes, alpha, temperature, feature_weight
+        self.hint = keras.Variable(1.0, trainable=False, name="hint")  # what is left of its weight
 
     def call(self, targets, outputs):
         if targets.shape[-1] == 1:
@@ -54,7 +57,11 @@ class DistillationLoss(keras.losses.Loss):
         if features.shape[-1] == 0:
             return loss
         distance = ops.mean(ops.square(features - teacher_features), axis=-1)
-        return loss + (1 - self.alpha) * self.feature_weight * distance
+        return loss + (1 - self.alpha) * self.feature_weight * self.hint * distance
+
+    def fade_hint(self, epoch: int, epochs: int) -> None:
+        """Set the hint's weight for an epoch (from 0) of `epochs`: linear, from the whole down to 1 / epochs."""
+        self.hint.assign(1 - epoch / epochs)
 
 
 def cross_entropy(targets, outputs, classes: int):

@@ -142,7 +142,7 @@ def fit(
     `publish`, called afterwards, ends the stage and discards the checkpoint.
 
     `Muon`, no decay on biases and normalisation, linear warm-up, cosine to zero. The weights after the
-    last epoch are the result: none is chosen by validation.
+    last epoch are the result: none is chosen by validation. The loss's hint fades over the epochs.
 
     Args:
         stage: name in dvc.yaml, which names the checkpoint.
@@ -184,7 +184,11 @@ def fit(
             initial_epoch=done,
             epochs=training.epochs,
             steps_per_epoch=steps,
-            callbacks=[checkpoint, _EpochLine(stage, done, training.epochs)],
+            callbacks=[
+                keras.callbacks.LambdaCallback(lambda epoch, _: loss.fade_hint(epoch, training.epochs)),
+                checkpoint,
+                _EpochLine(stage, done, training.epochs),
+            ],
             shuffle=False,  # the batches are shuffled
             verbose=0,
         )

@@ -130,16 +130,19 @@ def test_rows_of_labels_alone_give_the_cross_entropy():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("feature_weight", [0.0, 5.0])
-def test_features_add_their_mean_squared_distance_by_the_teachers_share(alpha: float, feature_weight: float):
+@pytest.mark.parametrize(("epoch", "left"), [(0, 1.0), (3, 0.7), (9, 0.1)])
+def test_features_add_their_mean_squared_distance_by_the_teachers_share(
+    alpha: float, feature_weight: float, epoch: int, left: float
+):
     labels, student, teacher = random_logits(3)
     rng = np.random.default_rng(1)
     mine, theirs = rng.normal(size=(2, len(labels), 4)).astype(np.float32)
-    loss = DistillationLoss(3, alpha, 2.0, feature_weight).call(
-        packed(labels, teacher, theirs), np.hstack([student, mine])
-    )
+    loss = DistillationLoss(3, alpha, 2.0, feature_weight)
+    loss.fade_hint(epoch, 10)
     distance = ((mine.astype(np.float64) - theirs) ** 2).sum(axis=1) / 4
-    expected = reference(labels, student, teacher, alpha, 2.0) + (1 - alpha) * feature_weight * distance
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    expected = reference(labels, student, teacher, alpha, 2.0) + (1 - alpha) * feature_weight * left * distance
+    outputs = np.hstack([student, mine])
+    np.testing.assert_allclose(loss.call(packed(labels, teacher, theirs), outputs), expected, rtol=1e-4)
 
 
 def test_without_a_label_only_the_teacher_counts():

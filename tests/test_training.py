@@ -310,7 +310,9 @@ def test_training_killed_twice_ends_as_the_undisturbed_one(
         with pytest.raises(Killed):
             train(seen=asked.append, **options)
     revive(monkeypatch)
+    options["loss"].fade_hint(0, 3)
     assert_equal(train(seen=asked.append, **options), undisturbed)
+    assert float(options["loss"].hint) == pytest.approx(1 / 3)  # as is due to the third epoch, taken up or not
     assert asked == [range(0, 3), range(1, 3), range(2, 3)]
     assert [*(workplace / ".checkpoints").iterdir()] == []  # it has finished
 
