@@ -5,7 +5,7 @@ LiteRT, in the same rounds. `latency`: milliseconds for one picture on one threa
 quartiles), pictures a second in batches of 32 on all cores, memory of a process that does nothing
 but load the file and answer one picture, and size of the file. `latency.png` shows what that buys.
 
-Bound by arithmetic: the teacher has nine times the student's multiply-accumulates.
+Bound by arithmetic: the teacher has fourteen times the student's multiply-accumulates.
 """
 
 import os
