@@ -56,6 +56,14 @@ def small(params: Params) -> keras.Model:
     return model
 
 
+@pytest.fixture
+def workplace(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that looks to a stage like the repository before the teacher is there."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    Path("models").mkdir()
+
+
 @pytest.fixture(scope="module")
 def forward(small: keras.Model):
     return forward_pass(small)
@@ -279,14 +287,9 @@ def test_pretrained_weights_fill_the_backbone(params: Params, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_naive_cache_answers_the_plain_picture_in_place_of_every_view(
-    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(records_directory, "data/records")
+def test_naive_cache_answers_the_plain_picture_in_place_of_every_view(params: Params, workplace: None):
     small = changed(params.teacher, image_size=32)
     teacher = build_teacher(small, 3)
-    Path("models").mkdir()
     teacher.save_weights("models/teacher.weights.h5")
     distill = changed(params.distill, feature_channels=4)
     naive_cache.answer_plain_pictures(params.model_copy(update={"teacher": small, "distill": distill}))
@@ -299,18 +302,13 @@ def test_naive_cache_answers_the_plain_picture_in_place_of_every_view(
 
 
 @pytest.mark.slow
-def test_cached_feature_maps_are_the_principal_components_of_the_teachers(
-    params: Params, records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(records_directory, "data/records")
+def test_cached_feature_maps_are_the_principal_components_of_the_teachers(params: Params, workplace: None):
     small = changed(params.teacher, image_size=64)
     teacher = build_teacher(small, 3)
     for layer in teacher.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0  # statistics that fit at once: without them the activations vanish
     teacher(np.random.default_rng(0).uniform(0, 255, (16, 64, 64, 3)), training=True)
-    Path("models").mkdir()
     teacher.save_weights("models/teacher.weights.h5")
     distill = changed(params.distill, feature_channels=8)
     cache_teacher_logits.main(params.model_copy(update={"teacher": small, "distill": distill}))
