@@ -22,7 +22,7 @@ from distillation.inference import view_images
 from distillation.losses import DistillationLoss
 from distillation.params import Params, Student, Views
 from distillation.records import Records, stratified_split
-from distillation.student import build_student
+from distillation.student import build_student, with_projections
 from distillation.training import fit, plain_batches, publish, set_seed, shuffled_batches, view_batches
 
 EPOCHS, VIEWS, BATCH, SIZE, CLASSES = 3, 2, 7, 32, 3
@@ -291,17 +291,26 @@ def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callabl
 
 
 @pytest.mark.parametrize(
-    "build", [pytest.param(None, id="student", marks=pytest.mark.slow), pytest.param(with_dropout, id="dropout")]
+    "build",
+    [pytest.param(None, id="student, feature maps", marks=pytest.mark.slow), pytest.param(with_dropout, id="dropout")],
 )
 def test_training_killed_twice_ends_as_the_undisturbed_one(
     train: Callable[..., Result],
     records: Records,
+    student: Student,
     workplace: Path,
     monkeypatch: pytest.MonkeyPatch,
     build: Callable | None,
 ):
-    options = {"build": build} if build else {}
-    options |= {"loss": DistillationLoss(CLASSES, 0.3, 2.0), "soft_targets": (teacher_logits(records),)}
+    soft_targets = [teacher_logits(records)]
+    if build is None:
+        maps = np.random.default_rng(0).normal(size=(VIEWS, len(records), 2, 2, 3)).astype(np.float16)
+        soft_targets.append(mapped(maps))
+
+        def build() -> keras.Model:
+            return with_projections(build_student(student, CLASSES), [maps.shape[2:]])
+
+    options = {"build": build, "loss": DistillationLoss(CLASSES, 0.3, 2.0, 5.0), "soft_targets": soft_targets}
     undisturbed = train(**options)
     asked = []
     steps = len(records) // BATCH
