@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +47,11 @@ def workspace(images: int, views: int | None = None) -> Iterator[Params]:
         side, channels = params.teacher.image_size // 32, params.distill.feature_channels
         rng = np.random.default_rng(0)
         Path("data/teacher_features").mkdir()
-        for name, dtype, shape in (
+        maps = [(side * math.isqrt(part), side * math.isqrt(part), channels // part) for part in FEATURES.values()]
+        for name, dtype, shape in [
             (LOGITS, np.float32, (len(CLASSES),)),
-            (MAPS[0], np.float16, (side, side, channels)),
-            (MAPS[1], np.float16, (2 * side, 2 * side, channels // 4)),
-        ):
+            *((name, np.float16, shape) for name, shape in zip(MAPS, maps, strict=True)),
+        ]:
             answers = rng.standard_normal((params.views.count, images, *shape), np.float32)
             np.save(name, answers.astype(dtype))
         yield params

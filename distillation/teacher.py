@@ -10,8 +10,9 @@ from distillation.errors import InputError, reason
 from distillation.params import Teacher
 
 HEAD = "head"  # the layer that turns pooled features into logits
-# Keras's names of the feature maps for the student to match, of 1/32 and 1/16 of the picture's side
-FEATURES = ("out_relu", "block_12_add")
+# The feature maps for the student to match: Keras's name, and the divisor of `distill.feature_channels`. The second
+# map has four times as many places, so a quarter of the channels makes as many values.
+FEATURES = {"out_relu": 1, "block_12_add": 4}
 
 
 def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) -> keras.Model:

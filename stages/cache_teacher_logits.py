@@ -28,14 +28,13 @@ def main(params: Params) -> str:
 
     Logits: raw, float32 (views, images, classes), so that neither temperature nor alpha ever asks the
     teacher again. Feature maps, a file for each of `FEATURES`: principal components of unit mean square,
-    float16 (views, images, height, width, channels). The last map has `distill.feature_channels`, the one
-    before, of four times as many places, a quarter of that: as many values.
+    float16 (views, images, height, width, channels).
     """
     records = Records("data/records", "train")
     classes, size, views = len(records.manifest.classes), params.teacher.image_size, params.views.count
     teacher = load_weights(build_teacher(params.teacher, classes), "models/teacher.weights.h5")
     answers = {"data/teacher_logits.npy": (teacher.output, np.float32)}
-    for name, part in zip(FEATURES, (1, 4), strict=True):
+    for name, part in FEATURES.items():
         network = keras.Model(teacher.input, teacher.get_layer(name).output)
         sample = view_images(records, size, params.views, 0).take(PCA_IMAGES // BATCH)
         components = _principal_components(network, sample, params.distill.feature_channels, part)
