@@ -51,8 +51,8 @@ class DistillationLoss(keras.losses.Loss):
     def call(self, targets, outputs):
         if targets.shape[-1] == 1:
             return cross_entropy(targets, outputs, self.classes)
-        logits, features = outputs[:, : self.classes], outputs[:, self.classes :]
-        teacher_logits, teacher_features = targets[:, 1 : 1 + self.classes], targets[:, 1 + self.classes :]
+        logits, features = ops.split(outputs, [self.classes], axis=1)
+        _, teacher_logits, teacher_features = ops.split(targets, [1, 1 + self.classes], axis=1)
         loss = distillation_loss(hard_labels(targets), logits, teacher_logits, self.alpha, self.temperature)
         if features.shape[-1] == 0:
             return loss
