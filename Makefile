@@ -9,7 +9,8 @@
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
-REQUIREMENTS ?= requirements.txt
+# Those that the environment was made from, if there is one.
+REQUIREMENTS ?= $(or $(patsubst .venv/installed-%,%.txt,$(wildcard .venv/installed-*)),requirements.txt)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: run test check real studies bench lock environment

@@ -26,7 +26,6 @@ from distillation.params import load_params
 
 EXPORT = ROOT / "results/cats_vs_dogs/export"
 FIGURE = ROOT / "benchmarks/latency.png"
-INVOCATIONS = 50  # of the teacher they take about a third of a second
 ALONE = """
 import runpy, sys
 from ai_edge_litert.interpreter import Interpreter

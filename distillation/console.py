@@ -39,9 +39,13 @@ def note(line: str) -> None:
 
 
 def progress(items: Iterable, total: int, what: str) -> Iterator:
-    """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end."""
+    """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end.
+
+    Neither under continuous integration.
+    """
     start = time.monotonic()
-    yield from tqdm(items, total=total, desc=what, leave=False, disable=None, mininterval=0.5)
+    hidden = True if os.environ.get("CI") else None  # None: where there is no terminal
+    yield from tqdm(items, total=total, desc=what, leave=False, disable=hidden, mininterval=0.5)
     if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > WORTH_A_LINE:
         note(f"{what}: {seconds:.0f} s")
 

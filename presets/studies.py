@@ -38,13 +38,13 @@ def main(shown: list[dict], base: dict, folder: Path) -> None:
             figures.save(draw(rows), temporary)
     answered = ("views.count", "distill.feature_weight")
     ablation = [
-        {"cache": "consistent"} | {key: row[key] for key in ("count", "feature_weight", "scratch", "distilled")}
+        {"cache": "consistent"} | {key: row[key] for key in ("count", "feature_weight", "distilled")}
         for row in _rows(found, _leaves(base), answered)
     ]
     if (naive := folder / "naive_cache.json").exists():
         for row in read_json(naive):
             kept = {"feature_weight": row["feature_weight"], "distilled": row["validation_accuracy"]}
-            ablation.append({"cache": "naive", "count": 1} | kept)
+            ablation.append({"cache": "naive", "count": base["views"]["count"]} | kept)
     write_json(folder / "ablation.json", ablation)
 
 

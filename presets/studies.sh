@@ -7,17 +7,24 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=cats_vs_dogs
 state=.checkpoints/${name}_studies
+queued=$state.queued
 source presets/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
-dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
-if ! dvc queue status | grep -q Queued; then # else this goes on where it was interrupted
+dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 -S views.count=6 train_scratch distill
+if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
+    if dvc queue status | grep -q Queued; then
+        echo "error: there are queued experiments: run them (dvc queue start) or drop them (dvc queue remove --queued) first" >&2
+        exit 1
+    fi
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
     dvc exp run --queue -S distill.feature_weight=0 distill # logits alone
+    touch "$queued"
 fi
 dvc exp run --run-all
+rm "$queued"
 mkdir -p results/cats_vs_dogs_studies
 python -m presets.naive_cache results/cats_vs_dogs_studies/naive_cache.json
 dvc exp show --json | python -m presets.studies results/cats_vs_dogs_studies

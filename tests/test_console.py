@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_long_work_leaves_a_line_in_a_log(
     monkeypatch.setattr(console, "WORTH_A_LINE", worth)
     assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+@pytest.mark.parametrize(("ci", "bar"), [("", True), ("true", False)])
+def test_a_terminal_shows_a_bar_unless_under_ci(
+    ci: str, bar: bool, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
+    assert ("counting" in capsys.readouterr().err) == bar
 
 
 def test_lines_that_say_nothing_are_held_back_and_the_others_follow(capfd: pytest.CaptureFixture):

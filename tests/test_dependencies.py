@@ -1,6 +1,9 @@
 """dvc.yaml against the code: no stage can go stale, and none reruns for nothing."""
 
 import ast
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,22 @@ def test_stages_declare_the_parameters_that_their_scripts_name() -> None:
                 owner = getattr(node.value, "attr", getattr(node.value, "id", None))
                 if owner in sections and node.attr in sections[owner]:
                     assert f"{owner}.{node.attr}" in stage["params"], f"{name} reads {owner}.{node.attr}"
+
+
+def test_environment_stays_as_it_was_chosen(tmp_path: Path):
+    """`make run REQUIREMENTS=...` once; what is made later uses that environment and doesn't replace it."""
+    for file in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-cuda.txt"):
+        shutil.copy(file, tmp_path)
+
+    def commands(*words: str) -> str:
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        return subprocess.run(
+            ["make", "--dry-run", *words], cwd=tmp_path, env=settings, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert "-r requirements.txt" in commands("run")
+    assert "-r requirements-cuda.txt" in commands("run", "REQUIREMENTS=requirements-cuda.txt")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/installed-requirements-cuda").touch()
+    assert commands("run") == "dvc repro\n"
+    assert "-r requirements.txt" in commands("run", "REQUIREMENTS=requirements.txt")
