@@ -19,22 +19,13 @@ find "$record.partial" -name .gitignore -delete
 cp data/records/manifest.json "$record.partial"
 # Photographs of others are not ours to publish: these show some (and report.html, which git ignores).
 rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
-python - >"$record.partial/environment.txt" <<'PYTHON'
-import os
-import platform
-import subprocess
-from importlib.metadata import distributions
-from pathlib import Path
-
-cpu = Path("/proc/cpuinfo")
-names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.exists() else []
-print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {names[0] if names else platform.processor()}")
-print(f"commit {subprocess.check_output(['git', 'rev-parse', '--short', 'HEAD'], text=True).strip()}")
-print(f"Python {platform.python_version()}")
-wanted = {"tensorflow", "tensorflow-cpu", "keras", "tensorflow-datasets", "ai-edge-litert", "numpy", "scipy", "scikit-learn", "pillow", "dvc"}
-found = {package.name.lower().replace('_', '-'): package.version for package in distributions()}
-print("\n".join(f"{name}=={version}" for name, version in sorted(found.items()) if name in wanted))
-PYTHON
+{
+    git log -1 --format='commit %h'
+    python -c 'import os, platform as p; print(f"Python {p.python_version()}, {p.system()} {p.machine()}, {os.cpu_count()} cores")'
+    { grep -m 1 "model name" /proc/cpuinfo || sysctl -n machdep.cpu.brand_string || true; } 2>/dev/null
+    python -m pip list --format=freeze --disable-pip-version-check \
+        | grep -E '^(ai-edge-litert|dvc|keras|numpy|pillow|scikit-learn|scipy|tensorflow[a-z_-]*)=='
+} >"$record.partial/environment.txt"
 if cmp -s metrics/evaluate.json "$record/metrics/evaluate.json" && [ -d "$record/seeds" ]; then
     cp -r "$record/seeds" "$record.partial"
 fi
