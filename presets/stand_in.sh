@@ -20,7 +20,7 @@ put_back() {
 }
 
 if ! cmp -s "$preset" params.yaml; then # else it stands in already: a killed run is taken up as it stands
-    if ! git diff --quiet HEAD -- "${tracked[@]}"; then
+    if [ -n "$(git status --porcelain -- "${tracked[@]}")" ]; then
         echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
         exit 1
     fi
