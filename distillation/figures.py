@@ -286,13 +286,22 @@ def sweep(rows: list[dict]) -> Figure:
 @_styled
 def label_curve(rows: list[dict]) -> Figure:
     """Accuracy of the three models by the share of labels; rows of `labeled_fraction` and of these."""
-    table = pd.DataFrame(rows).set_index("labeled_fraction").mul(100)
+    table = pd.DataFrame(rows).set_index("labeled_fraction")
+    return _curves(table.set_index(100 * table.index), "share of the training labels (%)")
+
+
+def epoch_curve(rows: list[dict]) -> Figure:
+    """Accuracy of the three models by how long the students were trained; rows of `epochs` and of these."""
+    return _curves(pd.DataFrame(rows).set_index("epochs"), "epochs")
+
+
+def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
     figure = Figure((COLUMN, 2.4))
     axes = figure.subplots()
     for name, text in MODELS.items():
-        axes.plot(100 * table.index, table[text], color=COLOURS[name], marker=MARKERS[name], label=text)
-    axes.set(xscale="log", xlabel="share of the training labels (%)", ylabel="validation accuracy (%)")
-    axes.set_xticks(100 * table.index, [f"{100 * share:g}" for share in table.index])
+        axes.plot(table.index, 100 * table[text], color=COLOURS[name], marker=MARKERS[name], label=text)
+    axes.set(xscale="log", xlabel=xlabel, ylabel="validation accuracy (%)")
+    axes.set_xticks(table.index, [f"{value:g}" for value in table.index])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.legend()

@@ -1,8 +1,9 @@
 """What a set of experiments shows: `dvc exp show --json | python -m presets.studies FOLDER`.
 
 Of all experiments, those count that differ from `params.yaml` in nothing but what is studied: alpha and
-temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), or what the teacher
-answers (`ablation.json`, with what `presets.naive_cache` left). Accuracy is that on the validation split.
+temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), how long the students train
+(`epochs.json`, `epochs.png`), or what the teacher answers (`ablation.json`, with what `presets.naive_cache` left).
+Accuracy is that on the validation split.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from distillation.files import read_json, replacing, write_json
 STUDIES = {
     "sweep": (("distill.alpha", "distill.temperature"), figures.sweep),
     "labels": (("data.labeled_fraction",), figures.label_curve),
+    "epochs": (("student.epochs",), figures.epoch_curve),
 }
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How alpha, temperature, scarce labels and consistent views matter, on a third of the photographs: `make studies`.
+# How alpha, temperature, labels, patience and views matter, on a third of the photographs: `make studies`.
 #
 # Every run is an experiment of DVC's, seen with `dvc exp show`; what they say goes to results/cats_vs_dogs_studies.
 # All is judged on validation, which here is as large as half of the training split.
@@ -11,13 +11,14 @@ queued=$state.queued
 source presets/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
-dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 -S views.count=6 train_scratch distill
+dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
 if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     if dvc queue status | grep -q Queued; then
-        echo "error: there are queued experiments: run them (dvc queue start) or drop them (dvc queue remove --queued) first" >&2
+        echo "error: experiments are queued: run them (dvc queue start) or drop them (dvc queue remove --queued)" >&2
         exit 1
     fi
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
+    dvc exp run --queue -S student.epochs=4,16,32 train_scratch distill
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
     dvc exp run --queue -S distill.feature_weight=0 distill # logits alone
