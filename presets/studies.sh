@@ -22,7 +22,7 @@ if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
     dvc exp run --queue -S distill.feature_weight=0 distill # logits alone
-    touch "$queued"
+    mkdir -p .checkpoints && touch "$queued"
 fi
 dvc exp run --run-all
 rm "$queued"
