@@ -22,10 +22,10 @@ from distillation.params import Params, Training, load_params
 from distillation.records import Example, Manifest, Records, class_counts, image_id, write_records
 from distillation.student import build_student, with_projections
 from distillation.teacher import FEATURES, build_teacher
+from stages import distill
 
 PRESET = ROOT / "presets/cats_vs_dogs.yaml"
 CLASSES = ["cat", "dog"]
-LOGITS, MAPS = "data/teacher_logits.npy", [f"data/teacher_features/{name}.npy" for name in FEATURES]
 PICTURES = 64  # different ones; the records repeat them
 
 
@@ -47,24 +47,21 @@ def workspace(images: int, views: int | None = None) -> Iterator[Params]:
         side, channels = params.teacher.image_size // 32, params.distill.feature_channels
         rng = np.random.default_rng(0)
         Path("data/teacher_features").mkdir()
-        maps = [(side * math.isqrt(part), side * math.isqrt(part), channels // part) for part in FEATURES.values()]
-        for name, dtype, shape in [
-            (LOGITS, np.float32, (len(CLASSES),)),
-            *((name, np.float16, shape) for name, shape in zip(MAPS, maps, strict=True)),
-        ]:
-            answers = rng.standard_normal((params.views.count, images, *shape), np.float32)
-            np.save(name, answers.astype(dtype))
+        answers = {"data/teacher_logits.npy": (np.float32, (len(CLASSES),))}
+        for name, part in FEATURES.items():
+            shape = (side * math.isqrt(part), side * math.isqrt(part), channels // part)
+            answers[f"data/teacher_features/{name}.npy"] = (np.float16, shape)
+        for name, (dtype, shape) in answers.items():
+            np.save(name, rng.standard_normal((params.views.count, images, *shape), np.float32).astype(dtype))
         yield params
 
 
 def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, DistillationLoss]:
     """What `distill` trains, on which batches, by which loss."""
-    student, distill = params.student, params.distill
-    names = [LOGITS] if distill.feature_weight == 0 or distill.alpha == 1 else [LOGITS, *MAPS]
-    answers = [np.load(name, mmap_mode="r") for name in names]
+    student = params.student
+    loss, answers = distill.teaching(params)
     model = with_projections(build_student(student, len(CLASSES)), [maps.shape[2:] for maps in answers[1:]])
     batches = training.view_batches(train, student.image_size, params.views, student, answers)
-    loss = DistillationLoss(len(CLASSES), distill.alpha, distill.temperature, distill.feature_weight)
     return model, batches(range(student.epochs)), loss
 
 

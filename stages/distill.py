@@ -18,6 +18,11 @@ def main(params: Params) -> str:
 
     What the loss asks is all in which this differs from `train_scratch`.
     """
+    return train_student("distill", "student_distilled", params, *teaching(params))
+
+
+def teaching(params: Params) -> tuple[DistillationLoss, list[np.memmap]]:
+    """The loss, and of the teacher's cached answers those that it needs."""
     distill, manifest = params.distill, read_manifest("data/records")
     views = (params.views.count, manifest.size("train"))
     soft_targets = [
@@ -27,7 +32,7 @@ def main(params: Params) -> str:
     if distill.feature_weight == 0 or distill.alpha == 1:
         del soft_targets[1:]
     loss = DistillationLoss(len(manifest.classes), distill.alpha, distill.temperature, distill.feature_weight)
-    return train_student("distill", "student_distilled", params, loss, soft_targets)
+    return loss, soft_targets
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.memmap:
