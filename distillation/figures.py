@@ -290,6 +290,7 @@ def label_curve(rows: list[dict]) -> Figure:
     return _curves(table.set_index(100 * table.index), "share of the training labels (%)")
 
 
+@_styled
 def epoch_curve(rows: list[dict]) -> Figure:
     """Accuracy of the three models by how long the students were trained; rows of `epochs` and of these."""
     return _curves(pd.DataFrame(rows).set_index("epochs"), "epochs")
@@ -302,7 +303,7 @@ def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
         axes.plot(table.index, 100 * table[text], color=COLOURS[name], marker=MARKERS[name], label=text)
     axes.set(xscale="log", xlabel=xlabel, ylabel="validation accuracy (%)")
     axes.set_xticks(table.index, [f"{value:g}" for value in table.index])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.legend()
     return figure
