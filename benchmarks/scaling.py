@@ -37,7 +37,7 @@ def _measure() -> dict[str, float]:
     start = time.perf_counter()
     for view in range(views.count):
         what = f"scaling: view {view + 1}/{views.count}"
-        predict(lambda batch: np.zeros((len(batch), 1)), view_images(train, size, views, view), len(train), what)
+        predict(lambda batch: np.zeros((len(batch), 1)), view_images(train, size, views, view), what)
     middle = time.perf_counter()
     epochs = params.student.model_copy(update={"epochs": views.count})
     _, batches, _ = distilled(params.model_copy(update={"student": epochs}), train)

@@ -41,7 +41,7 @@ def main() -> None:
         passes += [view_images(train, settings.image_size, params.views, view) for view in range(settings.views)]
 
         def features() -> np.ndarray:
-            return np.concatenate([predict(forward, images, len(train), "") for images in passes])
+            return np.concatenate([predict(forward, images, "") for images in passes])
 
         inputs = keras.Input(backbone.output.shape[1:])
         head = keras.Model(inputs, layers.Dense(len(CLASSES))(layers.Dropout(settings.dropout)(inputs)))

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from scipy.special import softmax
 
 from distillation.evaluation import MODELS
@@ -210,7 +210,8 @@ def cost(metrics: dict, export: dict) -> Figure:
         accuracy = 100 * row["accuracy"]
         panels[2].plot(row["bytes"], accuracy, MARKERS["student_distilled"], color=COLOURS["student_distilled"])
         panels[2].annotate(variant, (row["bytes"], accuracy), (0, 5), textcoords="offset points", ha="center", size=7)
-    _log_axis(panels[2], [row["bytes"] for row in export.values()], "exported file of the distilled student", "B")
+    sizes = [row["bytes"] for row in export.values()]
+    _log_axis(panels[2], sizes, "exported file of the distilled student", EngFormatter("B"))
     panels[0].set_ylabel("test accuracy (%)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -230,12 +231,13 @@ def latency(rows: list[dict], accuracies: dict[str, float]) -> Figure:
         network, milliseconds = row["network"], row["milliseconds"]
         name = "teacher" if network.startswith("teacher") else "student_distilled"
         accuracy = 100 * accuracies[network]
-        axes.plot(milliseconds / 1000, accuracy, MARKERS[name], color=COLOURS[name])
+        axes.plot(milliseconds, accuracy, MARKERS[name], color=COLOURS[name])
         text = f"{network.replace('student', 'distilled')}\n{milliseconds:.2f} ms"
         above = network.endswith("float32")  # int8 stands near it
         place = {"xytext": (0, 5 if above else -5), "va": "bottom" if above else "top"}
-        axes.annotate(text, (milliseconds / 1000, accuracy), textcoords="offset points", ha="center", size=7, **place)
-    _log_axis(axes, [row["milliseconds"] / 1000 for row in rows], "time for one picture on one thread", "s")
+        axes.annotate(text, (milliseconds, accuracy), textcoords="offset points", ha="center", size=7, **place)
+    times = [row["milliseconds"] for row in rows]
+    _log_axis(axes, times, "milliseconds for one picture on one thread", StrMethodFormatter("{x:g}"))
     axes.set(ylabel="test accuracy (%)")
     axes.margins(y=0.4)
     return figure
@@ -255,9 +257,8 @@ def reliability(rows: dict[str, list[dict]], metrics: dict) -> Figure:
         bins = 100 * pd.DataFrame(rows[name])
         axes.plot((0, 100), (0, 100), color=GREY, linewidth=0.8, linestyle="--")
         axes.plot(bins["confidence"], bins["accuracy"], color=COLOURS[name], linewidth=0.7)
-        axes.scatter(
-            bins["confidence"], bins["accuracy"], 6 + 1.5 * bins["share"], COLOURS[name], MARKERS[name], zorder=3
-        )
+        sizes = 6 + 1.5 * bins["share"]
+        axes.scatter(bins["confidence"], bins["accuracy"], sizes, COLOURS[name], MARKERS[name], zorder=3, clip_on=False)
         axes.set(title=f"{text}: ECE {metrics[name]['ece']:.3f}", xlabel="confidence (%)", aspect="equal")
     panels[0].set_ylabel("accuracy (%)")
     return figure
@@ -276,7 +277,7 @@ def sweep(rows: list[dict]) -> Figure:
     axes.set_xticks(range(table.shape[1]), [f"{value:g}" for value in table.columns])
     axes.set_yticks(range(table.shape[0]), [f"{value:g}" for value in table.index])
     axes.set(xlabel="temperature", ylabel="alpha (weight of the hard label)")
-    axes.set_title(f"trained from scratch: {100 * rows[0]['scratch']:.1f} %")
+    axes.set_title(f"distilled (from scratch: {100 * rows[0]['scratch']:.1f} %)")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, label="validation accuracy (%), distilled")
@@ -300,7 +301,8 @@ def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
     figure = Figure((COLUMN, 2.4))
     axes = figure.subplots()
     for name, text in MODELS.items():
-        axes.plot(table.index, 100 * table[text], color=COLOURS[name], marker=MARKERS[name], label=text)
+        line = f"{MARKERS[name]}-" if table[text].nunique() > 1 else ":"  # the latter: it does not depend on x
+        axes.plot(table.index, 100 * table[text], line, color=COLOURS[name], label=text)
     axes.set(xscale="log", xlabel=xlabel, ylabel="validation accuracy (%)")
     axes.set_xticks(table.index, [f"{value:g}" for value in table.index])
     axes.minorticks_off()
@@ -361,11 +363,11 @@ def _bars(axes: Axes, probabilities: Sequence[float], colours: Sequence[str]) ->
     axes.spines["bottom"].set_visible(False)
 
 
-def _log_axis(axes: Axes, values: Sequence[float], label: str, unit: str = "") -> None:
+def _log_axis(axes: Axes, values: Sequence[float], label: str, formatter: Formatter | None = None) -> None:
     axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 2), xlabel=label)
     decades = np.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3)))
-    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (2, 5)))
+    axes.xaxis.set_major_formatter(formatter or EngFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

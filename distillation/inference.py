@@ -1,7 +1,7 @@
 """Forward passes of trained networks over many pictures."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 
 def forward_pass(model: keras.Model | bytes) -> Forward:
-    """The quickest way here to run `model` on a batch of pictures: float32 (batch, ...) in, (batch, outputs) out.
+    """The quickest way here to run `model` on a batch of pictures: float32 (batch, ...) in and out.
 
     On a CPU a Keras model runs in LiteRT with XNNPACK, several times faster than in TensorFlow and
     equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras runs it there. Bytes are
@@ -34,26 +34,29 @@ def forward_pass(model: keras.Model | bytes) -> Forward:
     return Network(_frozen(model))
 
 
-def predict(forward: Forward, images: tf.data.Dataset, count: int, what: str) -> np.ndarray:
-    """Outputs for `count` pictures, float32 (count, outputs), in their order.
+def predict(forward: Forward, images: tf.data.Dataset, what: str) -> np.ndarray:
+    """Outputs for all pictures, float32 (n, ...), in their order; see `predictions`."""
+    return np.concatenate([*predictions(forward, images, what)])
+
+
+def predictions(forward: Forward, images: tf.data.Dataset, what: str) -> Iterator[np.ndarray]:
+    """Outputs batch by batch, float32 (batch, ...).
 
     Args:
         forward: see `forward_pass`.
-        images: batches of `BATCH` pictures (the last may be smaller), float32 as the network takes them.
-        count: number of pictures, for the progress bar.
+        images: batches of pictures, float32 as the network takes them.
         what: what the progress bar says.
     """
-    batches = images.prefetch(4).as_numpy_iterator()
-    return np.concatenate([forward(batch) for batch in progress(batches, -(-count // BATCH), what)])
+    return map(forward, progress(images.prefetch(4).as_numpy_iterator(), len(images), what))
 
 
 def plain_images(records: Records, size: int) -> tf.data.Dataset:
-    """The plain view of every picture of a split, in id order, in batches for `predict`."""
+    """The plain view of every picture of a split, in id order, in batches for `predictions`."""
     return records.batches(BATCH).map(lambda batch: plain(batch["image"], size), tf.data.AUTOTUNE)
 
 
 def view_images(records: Records, size: int, views: Views, view: int) -> tf.data.Dataset:
-    """One augmented view of every picture of a split, in id order, in batches for `predict`."""
+    """One augmented view of every picture of a split, in id order, in batches for `predictions`."""
     return records.batches(BATCH).map(
         lambda batch: augmented(batch["image"], batch["id"], view, size, views), tf.data.AUTOTUNE
     )

@@ -11,9 +11,8 @@ from distillation.quiet import without_lines
 class Network:
     """The content of a LiteRT file, on all cores; `ValueError` where it is none with one input and one output.
 
-    `input_shape` and `output_shape` are those of one picture. Called with a batch of any size, float32
-    (batch, *input_shape), it returns float32 (batch, *output_shape), working in portions of the size that
-    the network was converted for.
+    The file takes one picture at a time, of `input_shape`, and gives `output_shape`. Called with a batch,
+    float32 (batch, *input_shape), the network returns float32 (batch, *output_shape).
     """
 
     def __init__(self, content: bytes):
@@ -21,20 +20,17 @@ class Network:
             self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
             self._interpreter.allocate_tensors()
         (self._source,), (self._sink,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._portion, *self.input_shape = self._source["shape"].tolist()
-        _, *self.output_shape = self._sink["shape"].tolist()
+        (one, *self.input_shape), (_, *self.output_shape) = (t["shape"].tolist() for t in (self._source, self._sink))
+        if one != 1:
+            raise ValueError(f"it takes {one} pictures at a time, should take one")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        count = len(images)
-        if count % self._portion:
-            images = np.pad(images, ((0, -count % self._portion), (0, 0), (0, 0), (0, 0)))
         outputs = []
-        for start in range(0, len(images), self._portion):
-            portion = _quantised(images[start : start + self._portion], self._source)
-            self._interpreter.set_tensor(self._source["index"], portion)
+        for image in images:
+            self._interpreter.set_tensor(self._source["index"], _quantised(image[None], self._source))
             self._interpreter.invoke()
             outputs.append(_dequantised(self._interpreter.get_tensor(self._sink["index"]), self._sink))
-        return np.concatenate(outputs)[:count]
+        return np.concatenate(outputs)
 
 
 def _quantised(values: np.ndarray, tensor: dict) -> np.ndarray:

@@ -38,7 +38,7 @@ class DistillationLoss(keras.losses.Loss):
 
     Where they hold feature maps too, the mean squared distance of the student's projected ones from the
     teacher's, over all values, joins the teacher's part of the loss: (1 - alpha) (T^2 KL + feature_weight MSE),
-    the "hint" of Romero et al., "FitNets" (2015). So alpha = 1 is training from scratch in any case.
+    the "hint" of Romero et al., "FitNets" (2015).
 
     Its weight fades from epoch to epoch: a hint speeds the beginning, but held on to, it costs accuracy in the end.
     """

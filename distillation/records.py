@@ -183,9 +183,8 @@ class Records:
         if labels.min() < UNLABELED or labels.max() >= classes:
             raise InputError(f"{self.directory}/{split}-*.tfrecord hold labels beyond the manifest's {classes} classes")
         self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
-        self.ids, self.labels, self.sources = (
-            column[self._taken] for column in (ids.astype(str), labels, sources.astype(str))
-        )
+        ids, sources = (np.array([text.decode() for text in column]) for column in (ids, sources))
+        self.ids, self.labels, self.sources = (column[self._taken] for column in (ids, labels, sources))
 
     def __len__(self) -> int:
         return len(self.ids)

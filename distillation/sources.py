@@ -61,7 +61,7 @@ def _folder(folder: Path) -> Source:
         )
     files = []
     for label, name in enumerate(classes):
-        of_class = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
+        of_class = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
         if not of_class:
             raise InputError(f"the class folder {folder / name} holds no images")
         files += [(path, label) for path in of_class]
@@ -74,10 +74,14 @@ def _folder(folder: Path) -> Source:
     return Source("folder", "", classes, len(files), pictures)
 
 
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _tfds(builder) -> Source:
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
+    features, full_name = builder.info.features, builder.info.full_name
     keys = builder.info.supervised_keys or ("image", "label")
     if not (
         isinstance(features, tfds.features.FeaturesDict)
@@ -101,6 +105,7 @@ def _tfds(builder) -> Source:
                 picture = next(iterator)
             except Exception as error:  # a truncated or corrupt file of the prepared data set
                 raise InputError(f"{builder.data_dir}, picture {number}: {reason(error)}") from None
-            yield picture[keys[0]], int(picture[keys[1]]), f"{builder.info.full_name}#{number}"
+            yield picture[keys[0]], int(picture[keys[1]]), f"{full_name}#{number}"
 
-    return Source(builder.name, str(builder.version), features[keys[1]].names, len(pictures), numbered())
+    name = full_name.removesuffix(f"/{builder.version}")  # with the configuration, where there is one
+    return Source(name, str(builder.version), features[keys[1]].names, len(pictures), numbered())

@@ -12,11 +12,11 @@ import tensorflow as tf
 from distillation.params import Views
 
 MAX_ASPECT = 4 / 3  # of a random crop, either way
-CENTRE = 0.8  # side of the centre crop, by the picture's side: about the mean side of the random crops
+CENTRE = 0.8  # side of the centre crop, by the picture's side: the mean side of random crops of min_area 0.3
 
 
 def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:
-    """Random crop, flip and colour of a batch, resized bilinearly to `size` x `size`.
+    """Random crop, flip and colour of a batch, resized to `size` x `size`: bilinearly, not antialiased (for speed).
 
     Args:
         images: (batch, height, width, 3) uint8 or float, 0..255.

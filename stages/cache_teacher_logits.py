@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from distillation.console import run
 from distillation.errors import InputError
 from distillation.files import replacing
-from distillation.inference import BATCH, forward_pass, predict, view_images
+from distillation.inference import BATCH, forward_pass, predict, predictions, view_images
 from distillation.models import load_weights
 from distillation.params import Params
 from distillation.records import Records
@@ -43,16 +43,16 @@ def main(params: Params) -> str:
     forward = forward_pass(keras.Model(teacher.input, packed))
     ends = np.cumsum([math.prod(output.shape[1:]) for output, _ in answers.values()])
     with contextlib.ExitStack() as stack:
-        # View by view through files: of a memory map, a full disk would make a crash without a word.
+        # Batch by batch through files: of a memory map, a full disk would make a crash without a word.
         files = [stack.enter_context(stack.enter_context(replacing(path)).open("wb")) for path in answers]
         for file, (output, dtype) in zip(files, answers.values(), strict=True):
             _begin(file, dtype, (views, len(records), *output.shape[1:]))
         for view in range(views):
             what = f"cache_teacher_logits: view {view + 1}/{views}"
-            rows = predict(forward, view_images(records, size, params.views, view), len(records), what)
-            parts = np.split(rows, ends[:-1], axis=1)
-            for file, part, (_, dtype) in zip(files, parts, answers.values(), strict=True):
-                file.write(part.astype(dtype).tobytes())
+            for rows in predictions(forward, view_images(records, size, params.views, view), what):
+                parts = np.split(rows, ends[:-1], axis=1)
+                for file, part, (_, dtype) in zip(files, parts, answers.values(), strict=True):
+                    file.write(part.astype(dtype).tobytes())
     return f"cache_teacher_logits: {views} views of {len(records):,} images -> data/teacher_*"
 
 
@@ -67,7 +67,7 @@ def _principal_components(network: keras.Model, sample: tf.data.Dataset, feature
 
     They are found once from a sample, and scaled together, so that the components keep their proportions.
     """
-    maps = predict(forward_pass(network), sample, PCA_IMAGES, "cache_teacher_logits: principal components")
+    maps = predict(forward_pass(network), sample, "cache_teacher_logits: principal components")
     places, channels = maps.reshape(-1, maps.shape[-1]), feature_channels // part
     if channels > min(places.shape):
         raise InputError(

@@ -29,7 +29,7 @@ def main(params: Params) -> str:
         )
         model = load_weights(build, f"models/{name}.weights.h5")
         images = plain_images(records, model.input_shape[1])
-        logits[name] = predict(forward_pass(model), images, len(records), f"evaluate: {name}")
+        logits[name] = predict(forward_pass(model), images, f"evaluate: {name}")
         metrics[name] = score(labels, logits[name]) | {"parameters": model.count_params(), "macs": macs(model)}
     predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
     for name in ("student_scratch", "student_distilled"):

@@ -92,10 +92,10 @@ def main(params: Params) -> str:
         crop, *_ = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop})
         metrics = {}
-        for variant, configure in _variants(plain_images(train, params.student.image_size)).items():
+        for variant, configure in variants(plain_images(train, params.student.image_size)).items():
             content = to_litert(model, configure)
             (directory / f"student_{variant}.tflite").write_bytes(content)
-            probabilities = predict(forward_pass(content), images, len(test), f"export: {variant}")
+            probabilities = predict(forward_pass(content), images, f"export: {variant}")
             metrics[variant] = {
                 "accuracy": float((probabilities.argmax(axis=1) == test.labels).mean()),
                 "bytes": len(content),
@@ -133,12 +133,13 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
     )
 
 
-def _variants(training_images: tf.data.Dataset) -> dict[str, Callable[[tf.lite.TFLiteConverter], None]]:
+def variants(training_images: tf.data.Dataset) -> dict[str, Callable[[tf.lite.TFLiteConverter], None]]:
     """What each variant asks of its converter."""
 
     def representative():
         for batch in training_images.take(REPRESENTATIVE_BATCHES):
-            for image in batch:
+            for image in batch.numpy():
+                image[0, :2] = [[0], [255]]  # the range of the input, whatever the pictures hold: the card promises it
                 yield [image[None]]
 
     def float16(converter: tf.lite.TFLiteConverter) -> None:

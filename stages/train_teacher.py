@@ -49,10 +49,10 @@ def _train_head(model: keras.Model, train: Records, validation: Records, params:
     for view in range(teacher.views):
         views.append(view_images(train, teacher.image_size, params.views, view))
     features = [
-        predict(backbone, images, len(train), f"{STAGE}: features of view {number}/{len(views)}")
+        predict(backbone, images, f"{STAGE}: features of view {number}/{len(views)}")
         for number, images in enumerate(views, 1)
     ]
-    held_out = predict(backbone, plain_images(validation, teacher.image_size), len(validation), f"{STAGE}: validation")
+    held_out = predict(backbone, plain_images(validation, teacher.image_size), f"{STAGE}: validation")
     head = keras.Sequential([keras.Input(held_out.shape[1:]), layers.Dropout(teacher.dropout), model.get_layer(HEAD)])
     labels = np.tile(train.labels, len(features))[:, None].astype(np.float32)
     images = len(features) * train.manifest.size("train")

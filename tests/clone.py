@@ -24,7 +24,7 @@ TINY = {
     "views": {"count": 2},
     "teacher": {"weights": None, "width": 0.35, "image_size": 32, "epochs": 1, "batch_size": 16},
     "student": {"image_size": 32, "channels": [4, 8], "epochs": 2, "batch_size": 16},
-    "distill": {"feature_channels": 4},
+    "distill": {"feature_channels": 4, "feature_weight": 5},
 }
 STAGES = [
     "prepare",
@@ -72,12 +72,12 @@ class Clone:
 
 
 def draw_folder(folder: Path) -> None:
-    """Two classes of noise, 40 images each, that differ in brightness; one image stands there twice."""
+    """Three classes of noise, 27 images each, that differ in brightness; one image stands there twice."""
     rng = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
+    for label, name in enumerate(("dark", "gråt", "light")):
         (folder / name).mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 200, (48, 48, 3)) + 55 * label
+        for number in range(27):
+            pixels = rng.integers(0, 146, (48, 48, 3)) + 55 * label
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
     shutil.copy(folder / "dark/00.png", folder / "dark/copy.png")
 

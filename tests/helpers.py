@@ -51,13 +51,19 @@ def random_picture(rng: np.random.Generator, size: int) -> np.ndarray:
     return patches.repeat(8, axis=0).repeat(8, axis=1)[:size, :size]
 
 
+def smooth_picture(seed: int, width: int = 120, height: int = 120) -> Image.Image:
+    """A picture with large shapes, as photographs have: coarse noise, enlarged."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def random_examples(count: int, classes: int, size: int = 32, seed: int = 0) -> list[Example]:
     """`count` different pictures, the classes taking turns."""
     rng = np.random.default_rng(seed)
     examples = []
     for number in range(count):
         jpeg = encoded(Image.fromarray(random_picture(rng, size)), "JPEG", quality=95, subsampling=0)
-        examples.append(Example(image_id(jpeg), number % classes, f"picture {number}", jpeg))
+        examples.append(Example(image_id(jpeg), number % classes, f"Bärenbild {number}", jpeg))
     return examples
 
 

@@ -149,6 +149,16 @@ ANSWERS = ["teacher_logits", "teacher_features/out_relu", "teacher_features/bloc
 IDS = ["other pictures", "other views", "no numbers"]
 
 
+@pytest.fixture
+def answered(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records, and what the teacher says of each of six views."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    Path("data/teacher_features").mkdir()
+    for name in ANSWERS:
+        Path(f"data/{name}.npy").write_bytes(LOGITS)
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize(
     "content",
@@ -156,18 +166,8 @@ IDS = ["other pictures", "other views", "no numbers"]
     ids=["missing", "empty", "text", "half a header", "truncated", "npz", "pickled array", "pickle"],
 )
 def test_answers_of_the_teacher_that_cannot_be_read_are_named(
-    params: Params,
-    records_directory: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    content: bytes | None,
+    params: Params, answered: None, name: str, content: bytes | None
 ):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(records_directory, "data/records")
-    Path("data/teacher_features").mkdir()
-    for other in ANSWERS:
-        Path(f"data/{other}.npy").write_bytes(LOGITS)
     Path(f"data/{name}.npy").unlink()
     if content is not None:
         Path(f"data/{name}.npy").write_bytes(content)
@@ -176,19 +176,7 @@ def test_answers_of_the_teacher_that_cannot_be_read_are_named(
 
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=IDS)
-def test_answers_about_other_pictures_are_refused(
-    params: Params,
-    records_directory: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    answers: np.ndarray,
-):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(records_directory, "data/records")
-    Path("data/teacher_features").mkdir()
-    for other in ANSWERS:
-        Path(f"data/{other}.npy").write_bytes(LOGITS)
+def test_answers_about_other_pictures_are_refused(params: Params, answered: None, name: str, answers: np.ndarray):
     Path(f"data/{name}.npy").write_bytes(npy(answers))
     assert f"data/{name}.npy has {answers.dtype} of shape {answers.shape}" in complaint(distill, params)
 

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
 
-RECORDS = sorted(path.parent for path in Path("results").glob("*/dvc.lock"))
+from presets import seeds
+
+RECORDS = [Path("results/cats_vs_dogs")]
 
 
 def out_of_step(repository: Clone) -> list[str]:
@@ -86,6 +88,11 @@ def test_seeds_of_a_record_hold_its_own_run(record: Path) -> None:
     seed = yaml.safe_load((record / "params.yaml").read_text())["student"]["seed"]
     of_that_seed = json.loads((record / f"seeds/{seed}.json").read_text())
     assert of_that_seed == json.loads((record / "metrics/evaluate.json").read_text())
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+def test_table_of_a_record_is_what_its_seeds_give(record: Path) -> None:
+    assert (record / "seeds.md").read_text() == seeds.main(record) + "\n"
 
 
 def test_seeds_of_the_default_begin_with_the_committed_run() -> None:

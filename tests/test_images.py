@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import encoded, random_picture
+from helpers import encoded, random_picture, smooth_picture
 from PIL import Image
 
 from distillation.errors import InputError
@@ -204,12 +204,6 @@ def test_anything_else_becomes_a_square_rgb_jpeg(content: bytes):
     expected = read_rgb(content).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(read_rgb(written), float) - np.asarray(expected, float)).mean() < 3
     assert square_jpeg(written, 32) == written
-
-
-def smooth_picture(seed: int, size: int = 120) -> Image.Image:
-    """A picture with large shapes, as photographs have: coarse noise, enlarged."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def bits_apart(one: Image.Image, other: Image.Image, **options: object) -> int:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from helpers import Payload, changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from distillation.student import MAP, build_student
 from distillation.teacher import HEAD, build_teacher
 from distillation.views import augmented, plain
 from presets import naive_cache
-from stages import cache_teacher_logits
+from stages import cache_teacher_logits, export
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_forward_pass_keeps_its_first_answers(forward):
 
 def test_predict_keeps_the_order_of_the_pictures(forward):
     batches = tf.data.Dataset.from_tensor_slices(pictures(BATCH + 7)).batch(BATCH)
-    found = predict(forward, batches, BATCH + 7, "test")
+    found = predict(forward, batches, "test")
     np.testing.assert_allclose(found, forward(pictures(BATCH + 7)), atol=1e-5)
 
 
@@ -187,6 +188,14 @@ def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: ker
     quantised = forward_pass(to_litert(small, int8))(pictures(5))
     assert quantised.dtype == np.float32
     assert np.abs(quantised - expected).max() < 0.15 * (expected.max() - expected.min())
+
+
+def test_whole_numbers_of_the_input_are_those_of_the_pixels_even_if_no_picture_is_bright(small: keras.Model):
+    dim = tf.data.Dataset.from_tensors(pictures(20) / 4)
+    content = to_litert(small, export.variants(dim)["int8"])
+    (source,) = Interpreter(model_content=content).get_input_details()
+    assert source["dtype"] == np.uint8
+    assert source["quantization"] == (1.0, 0)
 
 
 def test_images_for_inference_are_the_views_in_id_order(records: Records, params: Params):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import changed, encoded, needs_photographs, random_examples, random_picture, write
+from helpers import changed, encoded, needs_photographs, random_examples, random_picture, smooth_picture, write
 from PIL import Image
 
 from distillation import predict as serving
@@ -46,12 +46,6 @@ def command(*arguments: str | bytes | Path, stdin: str = "") -> subprocess.Compl
     )
 
 
-def smooth(seed: int, width: int, height: int) -> Image.Image:
-    """A picture of soft, random blobs."""
-    blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture(scope="module")
 def student() -> Student:
     return load_student(COMMITTED)
@@ -62,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     """Three pictures, one of them in a folder within; what is hidden, and what has no picture's suffix."""
     for number, name in enumerate(("b.PNG", "deep/a.jpeg", "a.jpg", ".hidden.jpg", ".git/c.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        smooth(number, 60, 40).save(tmp_path / name)
+        smooth_picture(number, 60, 40).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path
 
@@ -74,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 def test_view_is_the_plain_view(square: int, size: int):
     crop = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape[0]
     for seed in range(5):
-        picture = smooth(seed, square, square)
+        picture = smooth_picture(seed, square, square)
         seen = Student(None, [], square, crop, size).view(picture)
         assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
         np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=1.5)
@@ -82,21 +76,21 @@ def test_view_is_the_plain_view(square: int, size: int):
 
 @pytest.mark.parametrize("shape", [(400, 300), (90, 200), (31, 17)])
 def test_pictures_of_any_shape_are_squeezed_as_prepare_does(shape: tuple[int, int]):
-    picture = smooth(0, *shape)
+    picture = smooth_picture(0, *shape)
     stored = tf.io.decode_jpeg(square_jpeg(encoded(picture, "PNG"), 120), dct_method="INTEGER_ACCURATE")
     seen = Student(None, [], 120, 96, 48).view(picture)
     assert np.abs(seen - plain(stored[None], 48)[0]).mean() < 1
 
 
 def test_large_jpegs_are_decoded_small_and_look_the_same():
-    content = encoded(smooth(0, 1601, 1200), "JPEG", quality=95)
+    content = encoded(smooth_picture(0, 1601, 1200), "JPEG", quality=95)
     for least, factor in ((1200, 1), (601, 1), (600, 2), (300, 4), (120, 8), (1, 8)):
         image = read_rgb(content, least)
         assert image.size == (-(-1601 // factor), 1200 // factor)
         difference = np.asarray(image.resize((64, 64)), int) - np.asarray(read_rgb(content).resize((64, 64)))
         assert np.abs(difference).mean() < 1.5
         assert np.abs(difference).max() < 10
-    assert read_rgb(encoded(smooth(0, 200, 100), "PNG"), 10).size == (200, 100)
+    assert read_rgb(encoded(smooth_picture(0, 200, 100), "PNG"), 10).size == (200, 100)
 
 
 # The command
@@ -139,7 +133,7 @@ def test_standard_input_without_a_path_is_an_error():
 
 
 def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):
-    picture = smooth(3, 64, 64)
+    picture = smooth_picture(3, 64, 64)
     grey = picture.convert("L")
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -345,7 +339,7 @@ def test_code_on_the_model_card_answers_as_the_command_does(exported: Path):
     for name, exif in (("upright", Image.Exif()), ("turned", turned)):
         place = exported / name
         shutil.copytree(exported / "models/export", place)
-        smooth(0, 90, 50).save(place / "photo.jpg", quality=95, exif=exif)
+        smooth_picture(0, 90, 50).save(place / "photo.jpg", quality=95, exif=exif)
         done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
         (answer,) = classify(load_student(place), find([str(place / "photo.jpg")]))
         assert done.stdout.startswith("{'ant': ")
@@ -403,7 +397,7 @@ def test_predict_and_evaluate_agree_on_photographs(
     write(tmp_path / "records", {"train": [], "test": stored}, student.classes, student.square)
     records = Records(tmp_path / "records", "test")
     forward = forward_pass((COMMITTED / serving.MODEL).read_bytes())
-    evaluated = predict(forward, plain_images(records, student.size), len(records), "test").argmax(axis=1)
+    evaluated = predict(forward, plain_images(records, student.size), "test").argmax(axis=1)
     answers = [answer for _, answer in classify(student, find([str(originals)]))]
     predicted = np.stack(answers).argmax(axis=1)
     assert (predicted == evaluated).mean() >= 0.998
