@@ -66,7 +66,7 @@ def test_experiment_runs_what_depends_on_it_and_nothing_else(clone: Clone) -> No
         "Experiment|distill.alpha|student_distilled.accuracy$",
     )
     header, *rows = csv.reader(shown.stdout.splitlines())
-    assert header == ["Experiment", "metrics/evaluate.json:student_distilled.accuracy", "distill.alpha"]
+    assert header == ["Experiment", "student_distilled.accuracy", "distill.alpha"]
     assert ["hard", str(after["student_distilled"]["accuracy"]), "1"] in rows
     clone.run("git", "stash", "-q")
     clone.run("dvc", "checkout", "-q")

@@ -125,7 +125,7 @@ def test_view_of_a_picture_does_not_depend_on_its_batch(views: Views):
     together = augmented(pictures, ids(5), 1, 24, views).numpy()
     for number in (4, 0, 2):
         alone = augmented(pictures[number : number + 1], ids(5)[number : number + 1], 1, 24, views)
-        assert np.array_equal(alone[0], together[number])
+        np.testing.assert_allclose(alone[0], together[number], atol=1e-4)  # some CPUs multiply other ways in batches
     assert not np.array_equal(augmented(pictures, ids(5), 2, 24, views), together)
 
 
