@@ -11,7 +11,7 @@ from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
 
 from presets import seeds
 
-RECORDS = [Path("results/cats_vs_dogs")]
+RECORD = Path("results/cats_vs_dogs")
 
 
 def out_of_step(repository: Clone) -> list[str]:
@@ -60,39 +60,35 @@ def test_what_is_out_of_step_is_named(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
-def test_record_is_what_its_lock_says(record: Path) -> None:
-    stages = yaml.safe_load((record / "dvc.lock").read_text())["stages"]
+def test_record_is_what_its_lock_says() -> None:
+    stages = yaml.safe_load((RECORD / "dvc.lock").read_text())["stages"]
     assert set(stages) == set(STAGES)
     for stage, content in stages.items():
         for out in content["outs"]:
-            published = record / out["path"].removeprefix("models/")  # of the models, the exported student
+            published = RECORD / out["path"].removeprefix("models/")  # of the models, the exported student
             whole = published.exists() and out["path"] != "plots/figures"  # some figures show photographs
             if whole or out["path"].startswith("metrics/"):
                 assert digest(published) == out["md5"], f"{published} is not what {stage} wrote"
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
-def test_record_was_made_with_the_committed_preset(record: Path) -> None:
-    params = yaml.safe_load((record / "params.yaml").read_text())
-    assert params == yaml.safe_load(Path(f"presets/{record.name}.yaml").read_text())
-    stages = yaml.safe_load((record / "dvc.lock").read_text())["stages"]
+def test_record_was_made_with_the_committed_preset() -> None:
+    params = yaml.safe_load((RECORD / "params.yaml").read_text())
+    assert params == yaml.safe_load(Path(f"presets/{RECORD.name}.yaml").read_text())
+    stages = yaml.safe_load((RECORD / "dvc.lock").read_text())["stages"]
     for stage in stages.values():
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
             section, *leaf = key.split(".")
             assert value == (params[section][leaf[0]] if leaf else params[section]), key
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
-def test_seeds_of_a_record_hold_its_own_run(record: Path) -> None:
-    seed = yaml.safe_load((record / "params.yaml").read_text())["student"]["seed"]
-    of_that_seed = json.loads((record / f"seeds/{seed}.json").read_text())
-    assert of_that_seed == json.loads((record / "metrics/evaluate.json").read_text())
+def test_seeds_of_a_record_hold_its_own_run() -> None:
+    seed = yaml.safe_load((RECORD / "params.yaml").read_text())["student"]["seed"]
+    of_that_seed = json.loads((RECORD / f"seeds/{seed}.json").read_text())
+    assert of_that_seed == json.loads((RECORD / "metrics/evaluate.json").read_text())
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
-def test_table_of_a_record_is_what_its_seeds_give(record: Path) -> None:
-    assert (record / "seeds.md").read_text() == seeds.main(record) + "\n"
+def test_table_of_a_record_is_what_its_seeds_give() -> None:
+    assert (RECORD / "seeds.md").read_text() == seeds.main(RECORD) + "\n"
 
 
 def test_seeds_of_the_default_begin_with_the_committed_run() -> None:

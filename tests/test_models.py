@@ -20,6 +20,7 @@ from keras import layers
 from distillation import student as students
 from distillation.errors import InputError
 from distillation.inference import BATCH, forward_pass, plain_images, predict, to_litert, view_images
+from distillation.litert import Network
 from distillation.models import load_weights, macs
 from distillation.params import Params, load_params
 from distillation.records import Records, decode
@@ -188,6 +189,12 @@ def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: ker
     quantised = forward_pass(to_litert(small, int8))(pictures(5))
     assert quantised.dtype == np.float32
     assert np.abs(quantised - expected).max() < 0.15 * (expected.max() - expected.min())
+
+
+def test_litert_file_for_several_pictures_at_a_time_is_refused():
+    several = keras.Sequential([keras.Input(batch_shape=(2, 4)), layers.Dense(1)])
+    with pytest.raises(ValueError, match="takes 2 pictures at a time"):
+        Network(tf.lite.TFLiteConverter.from_keras_model(several).convert())
 
 
 def test_whole_numbers_of_the_input_are_those_of_the_pixels_even_if_no_picture_is_bright(small: keras.Model):
