@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import pytest
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
 
