@@ -12,9 +12,9 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 # Those that the environment was made from, if there is one.
 REQUIREMENTS ?= $(or $(patsubst .venv/installed-%,%.txt,$(wildcard .venv/installed-*)),requirements.txt)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SHELL := bash # with the default shell, macOS's make 3.81 looks for simple commands in the PATH it was started with
 
 .PHONY: run test check real studies bench lock environment
-.ONESHELL:
 
 run: environment
 	dvc repro
@@ -39,9 +39,9 @@ environment: $(INSTALLED)
 
 $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 	"$(PYTHON)" -c '$(SUPPORTED)' || { echo "error: Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	"$(PYTHON)" -m venv --clear .venv || exit 1
-	python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) || exit 1
-	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1
+	"$(PYTHON)" -m venv --clear .venv
+	python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 lock:

@@ -52,9 +52,14 @@ def answer(question: str, values: np.ndarray, goal: str) -> dict:
 
 
 def record(**entries: object) -> None:
-    """Put `entries` into results.json beside what else stands there, with the environment, and show them."""
-    results = read_json(RESULTS) if RESULTS.exists() else {}
-    write_json(RESULTS, results | entries | {"environment": _environment()})
+    """Put `entries` into results.json beside what else this environment gave, and show them.
+
+    What another one gave is dropped: figures of two machines are not to be compared.
+    """
+    results, environment = read_json(RESULTS) if RESULTS.exists() else {}, _environment()
+    if results.get("environment") != environment:
+        results = {"environment": environment}
+    write_json(RESULTS, results | entries)
     print(table(entries), flush=True)
 
 

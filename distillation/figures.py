@@ -73,6 +73,28 @@ def summary(metrics: dict) -> Figure:
 
 
 @_styled
+def seeds(accuracies: dict[str, Sequence[float]]) -> Figure:
+    """Test accuracy (0..1) by student seed, and its mean, of each model; the models by what they read as."""
+    figure = Figure((COLUMN, 0.6 + 0.36 * len(accuracies)))
+    axes = figure.subplots()
+    names = {text: name for name, text in MODELS.items()} | {"scratch, tuned": "student_scratch"}
+    for y, (text, values) in enumerate(accuracies.items()):
+        name, percent = names[text], 100 * np.asarray(values)
+        axes.plot(percent, np.full(len(percent), y), MARKERS[name], color=COLOURS[name], alpha=0.5, markeredgewidth=0)
+        axes.plot(percent.mean(), y, "|", color=COLOURS[name], markersize=12)
+        place = {"xytext": (0, 7), "ha": "center"}
+        axes.annotate(f"{percent.mean():.1f}", (percent.mean(), y), textcoords="offset points", **place)
+    axes.set(xlabel="test accuracy (%)", ylim=(len(accuracies) - 0.6, -0.8))
+    axes.margins(x=0.1)
+    axes.set_yticks(range(len(accuracies)), accuracies)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure
+
+
+@_styled
 def learning_curves(histories: dict[str, list[dict]]) -> Figure:
     """Accuracy and cross-entropy of both students by epoch, above the teacher's last validation value.
 

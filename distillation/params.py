@@ -150,13 +150,18 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def _problem(path: str | Path, problem: dict) -> str:
-    key = " ".join(".".join(str(part) for part in problem["loc"]).split()) or "the file"
+    key = " ".join(".".join(str(part) for part in problem["loc"]).split())
+    name = f"{path}: {key}" if key else str(path)
     if problem["type"] == "missing":
-        return f"{path}: {key} is missing"
+        return f"{name} is missing"
     if problem["type"] == "extra_forbidden":
-        return f"{path}: {key} is not a parameter"
+        return f"{name} is not a parameter"
+    if isinstance(problem["input"], dict) and problem["type"] == "value_error":  # values that contradict each other
+        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     message = message.replace("String should have", "text of").replace("List should have", "a list of")
+    if problem["type"] == "model_type":
+        message = "a mapping of parameters"
     value = repr(problem["input"])
     shown = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"{path}: {key} = {shown}, should be {message}" if "must" not in message else f"{path}: {key}: {message}"
+    return f"{name} = {shown}, should be {message}"

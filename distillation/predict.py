@@ -1,14 +1,16 @@
 """Classify pictures with an exported student: `python -m distillation.predict photo.jpg folder/ 'scans/*.png'`.
 
-Each picture gives one line, in the order asked for: path, label and probability, tabs between them. One
-that cannot be classified gives one line on standard error; the rest is done all the same, and the exit
-status is 1. There is no TensorFlow here, so that it starts at once.
+Each picture gives one line, in the order asked for: path, label and probability, tabs between them (a tab
+or line break in a path is written as Python writes it). One that cannot be classified gives one line on
+standard error; the rest is done all the same, and the exit status is 1. There is no TensorFlow here, so
+that it starts at once.
 """
 
 import argparse
 import glob
 import json
 import os
+import re
 import signal
 import sys
 import warnings
@@ -128,13 +130,13 @@ def main() -> None:
     classified = failed = 0
     for path, answer in classify(student, find(_names(options.paths))):
         if isinstance(answer, InputError):
-            print(f"error: {path}: {answer}", file=sys.stderr)
+            print(f"error: {_printable(path)}: {_printable(str(answer))}", file=sys.stderr)
             failed += 1
         else:
             print(_line(path, dict(zip(student.classes, answer.tolist(), strict=True)), options.json))
             classified += 1
     if not classified + failed:
-        sys.exit("error: standard input names no picture")
+        sys.exit("error: no path on standard input")
     sys.exit(failed > 0)
 
 
@@ -187,9 +189,13 @@ def _in_folder(folder: str) -> Iterator[tuple[str, InputError | None]]:
 def _line(path: str, probabilities: dict[str, float], as_json: bool) -> str:
     label = max(probabilities, key=probabilities.get)
     if not as_json:
-        return f"{path}\t{label}\t{probabilities[label]:.4f}"
+        return f"{_printable(path)}\t{label}\t{probabilities[label]:.4f}"
     rounded = {name: round(value, 6) for name, value in probabilities.items()}
     return json.dumps({"path": path, "label": label, "probability": rounded[label], "probabilities": rounded})
+
+
+def _printable(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f]", lambda character: repr(character[0])[1:-1], text)
 
 
 def _why(error: BaseException) -> str:

@@ -56,5 +56,5 @@ for seed in "$@"; do
     fi
 done
 if compgen -G "$record/seeds/*.json" >/dev/null; then
-    python -m presets.seeds "$record" | tee "$record/seeds.md"
+    python -m presets.seeds "$record"
 fi

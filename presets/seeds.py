@@ -1,4 +1,4 @@
-"""What several student seeds show: `python -m presets.seeds results/cats_vs_dogs` prints it as Markdown.
+"""What several student seeds show: `python -m presets.seeds results/cats_vs_dogs` writes seeds.md and seeds.png there.
 
 In the record, `seeds/N.json` is `metrics/evaluate.json` of the preset with `student.seed: N`, and
 `seeds/N.scratch.json` the same of scratch alone, tuned for itself (by `seeds/tuning.scratch`).
@@ -11,11 +11,24 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from distillation import figures
 from distillation.evaluation import MODELS
+from distillation.files import replacing
 
 
 def main(record: Path) -> str:
-    """Mean ± standard deviation over the seeds, and the paired gain over each scratch with its 95 % t interval."""
+    """Write the table and the figure; return the table."""
+    rows = _rows(record)
+    text = _table(rows)
+    with replacing(record / "seeds.md") as temporary:
+        temporary.write_text(f"{text}\n")
+    with replacing(record / "seeds.png") as temporary:
+        figures.save(figures.seeds({name: row["accuracy"].unique() for name, row in rows.items()}), temporary)
+    return text
+
+
+def _rows(record: Path) -> dict[str, pd.DataFrame]:
+    """Scores of each model by seed, the most accurate model first."""
     runs = {path.stem: json.loads(path.read_text()) for path in sorted(record.glob("seeds/*.json"))}
     rows = {}
     for model, text in MODELS.items():
@@ -23,8 +36,13 @@ def main(record: Path) -> str:
     tuned = {seed.removesuffix(".scratch"): run["student_scratch"] for seed, run in runs.items() if not seed.isdigit()}
     if tuned:
         rows["scratch, tuned"] = pd.DataFrame(tuned).T
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["accuracy"].mean()))
+
+
+def _table(rows: dict[str, pd.DataFrame]) -> str:
+    """Mean ± standard deviation over the seeds, and the paired gain over each scratch with its 95 % t interval."""
     table = "| model | n | test accuracy | ECE |\n| --- | ---: | ---: | ---: |\n"
-    for text, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"].mean()):
+    for text, row in rows.items():
         n = 1 if text == "teacher" else len(row)
         table += f"| {text} | {n} | {_spread(100 * row['accuracy'], n)} % | {row['ece'].mean():.3f} |\n"
     gains = [

@@ -19,9 +19,9 @@ put_back() {
     dvc checkout --quiet --allow-missing || true
 }
 
-if ! cmp -s "$preset" params.yaml; then # else it stands in already: a killed run is taken up as it stands
+if ! cmp -s "$preset" params.yaml; then # else it stands in already, since a killed run put nothing back
     if [ -n "$(git status --porcelain -- "${tracked[@]}")" ]; then
-        echo "error: ${tracked[*]} have changes that are not committed: commit or restore them first" >&2
+        echo "error: there are changes that are not committed: commit them, or git restore ${tracked[*]}" >&2
         exit 1
     fi
     cp "$preset" params.yaml

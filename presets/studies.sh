@@ -12,6 +12,7 @@ source presets/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
 dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
+save_state
 if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     if dvc queue status | grep -q Queued; then
         echo "error: experiments are queued: run them (dvc queue start) or drop them (dvc queue remove --queued)" >&2

@@ -10,7 +10,7 @@ from distillation.quiet import without_lines
 
 # Read once, when TensorFlow and Keras are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the stages train by tf.data and tf.function
 
 with without_lines("oneDNN custom operations are on", "All log messages before absl::InitializeLog"):
     import tensorflow  # noqa: F401

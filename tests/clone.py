@@ -36,7 +36,7 @@ STAGES = [
     "export",
     "report",
 ]
-AFTER_DISTILL = {"distill", "evaluate", "export", "report"}
+FROM_DISTILL = {"distill", "evaluate", "export", "report"}
 
 
 class Clone:

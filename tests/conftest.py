@@ -1,22 +1,18 @@
 """What several test files share; the tests run from the top of the repository."""
 
-import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # `stages` belongs to the repository, not to the installed package
-
-import stages  # noqa: E402, F401  imports TensorFlow, and keeps its greeting from the output
+import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the output
 
 # isort: split
-from clone import TINY, Clone, copy_of_the_working_tree, draw_folder  # noqa: E402
-from helpers import changed, random_examples, write  # noqa: E402
+from clone import ROOT, TINY, Clone, copy_of_the_working_tree, draw_folder
+from helpers import changed, random_examples, write
 
-from distillation.params import Params, load_params  # noqa: E402
-from distillation.records import Records, stratified_split  # noqa: E402
+from distillation.params import Params, load_params
+from distillation.records import Records, stratified_split
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reproducible")

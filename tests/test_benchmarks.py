@@ -56,6 +56,15 @@ def test_record_keeps_what_else_stands_there(monkeypatch: pytest.MonkeyPatch, tm
     assert written["two"]["median"] == 2
 
 
+def test_record_drops_what_another_environment_gave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_timing, "RESULTS", tmp_path / "results.json")
+    for cpu in ("old", "new"):
+        monkeypatch.setattr(_timing, "_environment", lambda cpu=cpu: {"cpu": cpu})
+        _timing.record(**{f"on_{cpu}": [{"images": 1}]})
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == {"environment": {"cpu": "new"}, "on_new": [{"images": 1}]}
+
+
 @pytest.mark.slow
 def test_a_step_in_the_workspace_trains_on_what_the_stages_would_write() -> None:
     with workspace(images=128, views=1) as params:

@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
+from matplotlib.testing.compare import compare_images
 
 from presets import seeds
+from stages import report
 
 RECORD = Path("results/cats_vs_dogs")
+PUBLISHED = ("metrics/", "plots/", "models/export")
+WITH_PICTURES = {"plots/report.html", "plots/figures"}
 
 
 def out_of_step(repository: Clone) -> list[str]:
@@ -64,10 +70,19 @@ def test_record_is_what_its_lock_says() -> None:
     assert set(stages) == set(STAGES)
     for stage, content in stages.items():
         for out in content["outs"]:
-            published = RECORD / out["path"].removeprefix("models/")  # of the models, the exported student
-            whole = published.exists() and out["path"] != "plots/figures"  # some figures show photographs
-            if whole or out["path"].startswith("metrics/"):
+            if out["path"].startswith(PUBLISHED) and out["path"] not in WITH_PICTURES:
+                published = RECORD / out["path"].removeprefix("models/")
                 assert digest(published) == out["md5"], f"{published} is not what {stage} wrote"
+
+
+def test_record_shows_no_picture_of_others() -> None:
+    """Photographs are not ours to publish: neither those figures that show some, nor the report that holds these."""
+    free = report.CAPTIONS.keys() - report.PICTURES
+    assert {path.stem for path in (RECORD / "plots/figures").iterdir()} == free
+    page = (RECORD / "plots/report_without_pictures.html").read_text()
+    assert set(re.findall('<img [^>]*alt="(.+?)"', page)) == free
+    assert page.count("data:image") == len(free)
+    assert not Clone(ROOT).run("git", "ls-files", "--", "results/**/report.html").stdout
 
 
 def test_record_was_made_with_the_committed_preset() -> None:
@@ -86,8 +101,11 @@ def test_seeds_of_a_record_hold_its_own_run() -> None:
     assert of_that_seed == json.loads((RECORD / "metrics/evaluate.json").read_text())
 
 
-def test_table_of_a_record_is_what_its_seeds_give() -> None:
-    assert (RECORD / "seeds.md").read_text() == seeds.main(RECORD) + "\n"
+def test_table_and_figure_of_a_record_are_what_its_seeds_give(tmp_path: Path) -> None:
+    shutil.copytree(RECORD / "seeds", tmp_path / "seeds")
+    seeds.main(tmp_path)
+    assert (RECORD / "seeds.md").read_text() == (tmp_path / "seeds.md").read_text()
+    assert compare_images(RECORD / "seeds.png", tmp_path / "seeds.png", tol=1) is None
 
 
 def test_seeds_of_the_default_begin_with_the_committed_run() -> None:

@@ -1,13 +1,16 @@
 """dvc.yaml against the code: no stage can go stale, and none reruns for nothing."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from clone import Clone
 
 # What cannot change an out: the schema of the parameters (their values are DVC params), what is printed, errors.
 WITHOUT_EFFECT = {Path(f"distillation/{name}.py") for name in ("params", "console", "quiet", "errors")}
@@ -54,17 +57,52 @@ def test_every_leaf_parameter_is_read_by_a_stage_that_computes() -> None:
     assert declared == leaves
 
 
-def test_stages_declare_the_parameters_that_their_scripts_name() -> None:
-    """Every `params.section.leaf` or `section.leaf` that a script spells out stands in its params."""
-    sections = yaml.safe_load(Path("params.yaml").read_text())
-    for name, stage in STAGES.items():
-        if name == "report":
-            continue
-        for node in ast.walk(ast.parse(Path(f"stages/{name}.py").read_text())):
-            if isinstance(node, ast.Attribute):
-                owner = getattr(node.value, "attr", getattr(node.value, "id", None))
-                if owner in sections and node.attr in sections[owner]:
-                    assert f"{owner}.{node.attr}" in stage["params"], f"{name} reads {owner}.{node.attr}"
+READS = """
+import importlib, json
+from pathlib import Path
+import stages
+from distillation import params
+
+chosen, read = params.load_params(), set()
+names = {id(section): name for name, section in chosen}
+look_up = params._Section.__getattribute__
+
+def recording(section, leaf):
+    if id(section) in names and leaf in type(section).model_fields:
+        read.add(f"{names[id(section)]}.{leaf}")
+    return look_up(section, leaf)
+
+params._Section.__getattribute__ = recording
+reads = {}
+for stage in json.loads(Path("stages.json").read_text()):
+    read.clear()
+    importlib.import_module(f"stages.{stage}").main(chosen)
+    reads[stage] = sorted(read)
+Path("reads.json").write_text(json.dumps(reads))
+"""
+
+
+@pytest.mark.slow
+def test_stages_declare_the_parameters_that_they_read(clone: Clone, tmp_path: Path) -> None:
+    """Those and no others, also of what they call in the library; `report` declares all."""
+    copy = Clone(tmp_path / "copy")
+    shutil.copytree(clone.path, copy.path, ignore=shutil.ignore_patterns("cache"))
+    (copy.path / "stages.json").write_text(json.dumps([stage for stage in STAGES if stage != "report"]))
+    copy.run("python", "-c", READS)
+    for stage, read in json.loads((copy.path / "reads.json").read_text()).items():
+        unread = {"teacher.views"} if stage == "train_teacher" else set()  # only a frozen backbone is shown views
+        assert set(read) == set(STAGES[stage]["params"]) - unread, stage
+
+
+def test_stages_train_with_tensorflow_whatever_backend_keras_is_told_to_use() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import stages, keras; print(keras.backend.backend())"],
+        env=os.environ | {"KERAS_BACKEND": "numpy"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "tensorflow\n"
 
 
 def test_environment_stays_as_it_was_chosen(tmp_path: Path):

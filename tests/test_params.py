@@ -67,6 +67,8 @@ def test_presets_set_what_the_default_sets():
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
+        ("views", 3, "a mapping of parameters"),
+        ("teacher", None, "a mapping of parameters"),
         ("data.name", "", "at least 1 character"),
         ("data.name", 3, "string"),
         ("data.max_images", 9, "10"),
@@ -159,8 +161,11 @@ def test_fractions_must_leave_something_to_train_on(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"student.epochs": 2, "student.warmup_epochs": 2.5}, "warmup_epochs = 2.5 must be at most epochs = 2"),
-        ({"views.count": 2, "teacher.views": 3}, "teacher.views = 3 must be at most views.count = 2"),
+        (
+            {"student.epochs": 2, "student.warmup_epochs": 2.5},
+            "params.yaml: student: warmup_epochs = 2.5 must be at most epochs = 2",
+        ),
+        ({"views.count": 2, "teacher.views": 3}, "params.yaml: teacher.views = 3 must be at most views.count = 2"),
     ],
 )
 def test_what_contradicts_itself_is_named(tmp_path: Path, change: dict, named: str):
@@ -185,10 +190,10 @@ def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "should be"),
-        ("# nothing\n", "should be"),
-        ("[1, 2]", "should be"),
-        ("data", "should be"),
+        ("", "= None, should be a mapping of parameters"),
+        ("# nothing\n", "= None, should be a mapping of parameters"),
+        ("[1, 2]", "= [1, 2], should be a mapping of parameters"),
+        ("data", "= 'data', should be a mapping of parameters"),
         ("{1: 2}", "should be"),
         ("data: [", "not valid YAML"),
         ("data:\n\t- 1", "not valid YAML"),

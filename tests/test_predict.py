@@ -120,6 +120,15 @@ def test_json_gives_the_probability_of_every_class(folder: Path):
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_tabs_and_line_breaks_in_names_break_no_line(tmp_path: Path):
+    smooth_picture(0).save(tmp_path / "a\tb\nc.jpg")
+    (tmp_path / "d\r\n.jpg").write_text("no picture")
+    done = command(tmp_path)
+    (line,), (error,) = done.stdout.splitlines(), done.stderr.splitlines()
+    assert line.split("\t")[0] == f"{tmp_path}/a\\tb\\nc.jpg"
+    assert error.startswith(f"error: {tmp_path}/d\\r\\n.jpg: ")
+
+
 @pytest.mark.parametrize("arguments", [[], ["-"]])
 def test_paths_come_on_standard_input(folder: Path, arguments: list[str]):
     done = command(*arguments, stdin=f"{folder}/a.jpg\r\n\n{folder}/deep\n")
@@ -129,7 +138,7 @@ def test_paths_come_on_standard_input(folder: Path, arguments: list[str]):
 
 def test_standard_input_without_a_path_is_an_error():
     done = command()
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: standard input names no picture\n")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: no path on standard input\n")
 
 
 def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):

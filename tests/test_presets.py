@@ -21,6 +21,7 @@ def test_seeds_give_mean_deviation_and_the_t_interval_of_the_paired_gain(tmp_pat
         (tmp_path / f"seeds/{seed}.json").write_text(json.dumps(rows))
         (tmp_path / f"seeds/{seed}.scratch.json").write_text(json.dumps(tuned))
     text = seeds.main(tmp_path)
+    assert (tmp_path / "seeds.md").read_text() == f"{text}\n"
     assert "| teacher | 1 | 98.00 % | 0.010 |" in text
     assert "| distilled | 3 | 95.50 ± 0.50 % | 0.010 |" in text
     assert "| scratch | 3 | 92.00 ± 1.00 % | 0.010 |" in text

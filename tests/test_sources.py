@@ -173,4 +173,4 @@ def test_who_knows_all_traits_is_right_about_98_times_in_100(traits: dict[str, n
             values = traits[field.name][label]
             evidence = evidence + np.log(likelihood(field, values, label) / likelihood(field, values, 1 - label))
         right.append(evidence > 0)
-    assert 0.955 < np.mean(right) < 0.985
+    assert 0.97 < np.mean(right) < 0.985  # 3000 draws: a standard deviation is 0.003
