@@ -12,7 +12,8 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 # Those that the environment was made from, if there is one.
 REQUIREMENTS ?= $(or $(patsubst .venv/installed-%,%.txt,$(wildcard .venv/installed-*)),requirements.txt)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-SHELL := bash # with the default shell, macOS's make 3.81 looks for simple commands in the PATH it was started with
+# With the default shell, macOS's make 3.81 looks for simple commands in the PATH that it was started with.
+SHELL := bash
 
 .PHONY: run test check real studies bench lock environment
 
