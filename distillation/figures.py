@@ -5,7 +5,7 @@ marker throughout. `save` writes equal bytes for equal data.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,7 @@ def summary(metrics: dict) -> Figure:
         accuracy, error = _accuracy(metrics[name])
         axes.errorbar(accuracy, y, xerr=error, color=COLOURS[name], fmt=MARKERS[name], capsize=2)
         axes.annotate(f"{accuracy:.1f}", (accuracy, y), (0, 5), textcoords="offset points", ha="center")
-    axes.set(xlabel="test accuracy (%)", ylim=(len(MODELS) - 0.6, -0.8))
-    axes.set_yticks(range(len(MODELS)), MODELS.values())
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-    axes.set_axisbelow(True)
+    _rows_of_accuracy(axes, MODELS.values())
     return figure
 
 
@@ -84,13 +79,8 @@ def seeds(accuracies: dict[str, Sequence[float]]) -> Figure:
         axes.plot(percent.mean(), y, "|", color=COLOURS[name], markersize=12)
         place = {"xytext": (0, 7), "ha": "center"}
         axes.annotate(f"{percent.mean():.1f}", (percent.mean(), y), textcoords="offset points", **place)
-    axes.set(xlabel="test accuracy (%)", ylim=(len(accuracies) - 0.6, -0.8))
     axes.margins(x=0.1)
-    axes.set_yticks(range(len(accuracies)), accuracies)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-    axes.set_axisbelow(True)
+    _rows_of_accuracy(axes, accuracies)
     return figure
 
 
@@ -373,6 +363,16 @@ def _accuracy(row: dict) -> tuple[float, np.ndarray]:
     """Accuracy in percent, and how far its interval reaches below and above it, (2, 1)."""
     low, middle, high = (100 * row[key] for key in ("accuracy_ci_low", "accuracy", "accuracy_ci_high"))
     return middle, np.maximum(0, [[middle - low], [high - middle]])
+
+
+def _rows_of_accuracy(axes: Axes, models: Collection[str]) -> None:
+    """A row per model, the first on top, above an axis of test accuracy."""
+    axes.set(xlabel="test accuracy (%)", ylim=(len(models) - 0.6, -0.8))
+    axes.set_yticks(range(len(models)), models)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def _bars(axes: Axes, probabilities: Sequence[float], colours: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ def main(record: Path) -> str:
     with replacing(record / "seeds.md") as temporary:
         temporary.write_text(f"{text}\n")
     with replacing(record / "seeds.png") as temporary:
-        figures.save(figures.seeds({name: row["accuracy"].unique() for name, row in rows.items()}), temporary)
+        figures.save(figures.seeds({name: row["accuracy"] for name, row in rows.items()}), temporary)
     return text
 
 
