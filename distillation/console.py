@@ -12,8 +12,8 @@ from distillation.errors import InputError, reason
 from distillation.params import Params, load_params
 
 # A folder that may not be written, a full disk, too little memory; TensorFlow has names of its own for them.
-OF_THE_MACHINE = (OSError, MemoryError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
-WORTH_A_LINE = 3  # seconds
+MACHINE_ERRORS = (OSError, MemoryError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
+LOGGED_FROM = 3  # seconds that a loop takes to get a line in a log
 
 
 def run(stage: Callable[[Params], str]) -> None:
@@ -26,7 +26,7 @@ def run(stage: Callable[[Params], str]) -> None:
         print(stage(load_params()), flush=True)
     except InputError as error:
         _fail(" ".join(str(error).split()))  # names of files may hold line breaks
-    except OF_THE_MACHINE as error:
+    except MACHINE_ERRORS as error:
         _fail(reason(error))
     except KeyboardInterrupt:
         _fail("interrupted; run it again to go on")
@@ -46,7 +46,7 @@ def progress(items: Iterable, total: int, what: str) -> Iterator:
     start = time.monotonic()
     hidden = True if os.environ.get("CI") else None  # None: where there is no terminal
     yield from tqdm(items, total=total, desc=what, leave=False, disable=hidden, mininterval=0.5)
-    if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > WORTH_A_LINE:
+    if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > LOGGED_FROM:
         note(f"{what}: {seconds:.0f} s")
 
 

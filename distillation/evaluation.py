@@ -40,7 +40,8 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
     """Rows of a reliability diagram: `ECE_BINS` equal-width bins of confidence, empty ones left out.
 
-    Each row has the bin's mean `confidence`, `accuracy`, and `share` of the predictions (0..1).
+    Of labels (n,) integer and probabilities (n, classes) float; each row has the bin's mean `confidence`,
+    `accuracy`, and `share` of the predictions (0..1).
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
@@ -56,12 +57,12 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str,
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over the bins, by share (Guo et al., 2017, equation 3)."""
+    """Mean gap between confidence and accuracy over the bins, by share: 0..1 (Guo et al., 2017, equation 3)."""
     return sum(row["share"] * abs(row["confidence"] - row["accuracy"]) for row in reliability(labels, probabilities))
 
 
 def accuracy_difference(correct: np.ndarray, baseline_correct: np.ndarray) -> dict[str, float]:
-    """How much more often one model is right than another on the same n pictures.
+    """How much more often one model is right than another on the same n pictures; both (n,) bool.
 
     Returns `accuracy` (difference, -1..1), `ci_low` and `ci_high` (95 %, paired percentile bootstrap)
     and `p_value` (exact McNemar test: a sign test over the pictures on which just one is right).

@@ -185,7 +185,7 @@ def soft_labels(
 
     Args:
         images: (n, height, width, 3) uint8.
-        kinds: of the pictures, as `telling` names them.
+        kinds: of the pictures, as `by_difficulty` names them.
         logits: the teacher's, (n, classes).
         labels: (n,) integer class numbers; their bars are dark.
         classes: names.
@@ -343,7 +343,7 @@ def contested(probabilities: pd.DataFrame, count: int = 6) -> tuple[np.ndarray, 
     return differently.to_numpy(), against.to_numpy()
 
 
-def telling(labels: np.ndarray, logits: np.ndarray) -> dict[int, str]:
+def by_difficulty(labels: np.ndarray, logits: np.ndarray) -> dict[int, str]:
     """What the teacher finds easy, ambiguous (two pictures) and hard, by number; fewer where n is below four.
 
     Ambiguous is an answer about 0.9 and one about 0.7 sure: at an even chance T would change nothing.

@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` with sorted keys and floats rounded to 6 digits, so that equal runs give equal bytes.
+    """Write `value` with sorted keys and floats rounded to 6 significant digits, so that equal runs give equal bytes.
 
     A list is written one item a line: the rows of a plot stay readable in a diff.
     """

@@ -9,10 +9,10 @@ from distillation.quiet import without_lines
 
 
 class Network:
-    """The content of a LiteRT file, on all cores; `ValueError` where it is none with one input and one output.
+    """The network in a LiteRT file, given as bytes, run on all cores.
 
-    The file takes one picture at a time, of `input_shape`, and gives `output_shape`. Called with a batch,
-    float32 (batch, *input_shape), the network returns float32 (batch, *output_shape).
+    It must have one input and one output, and take one picture at a time; else `ValueError`. Called with a
+    batch, float32 (batch, *input_shape), it returns float32 (batch, *output_shape), quantised inside or not.
     """
 
     def __init__(self, content: bytes):

@@ -24,7 +24,7 @@ def distillation_loss(labels, student_logits, teacher_logits, alpha: float, temp
         temperature: T > 0.
 
     Returns:
-        (batch,) float32, at least 0, in nats.
+        (batch,) float32, in nats; at least 0 but for rounding.
     """
     hard = _cross_entropy(labels, student_logits)
     teacher = ops.log_softmax(teacher_logits / temperature)

@@ -29,7 +29,7 @@ def _not_bool(value: object) -> object:
 Real = Annotated[float, BeforeValidator(_number)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 OpenFraction = Annotated[Real, Field(gt=0, lt=1)]
-NotNegative = Annotated[Real, Field(ge=0, le=1e6)]
+NonNegative = Annotated[Real, Field(ge=0, le=1e6)]
 Positive = Annotated[Real, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Epochs = Annotated[int, Field(ge=1, le=1000)]  # each is a data set of its own
@@ -75,7 +75,7 @@ class Training(_Section):
     epochs: Epochs
     batch_size: Count
     learning_rate: Positive
-    weight_decay: NotNegative
+    weight_decay: NonNegative
     seed: Seed
 
 
@@ -96,7 +96,7 @@ class Student(Training):
     stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)]
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)]
     blocks: Annotated[int, Field(ge=1, le=16)]
-    warmup_epochs: NotNegative
+    warmup_epochs: NonNegative
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "Student":
@@ -111,7 +111,7 @@ class Distill(_Section):
     alpha: Fraction
     temperature: Annotated[Real, Field(ge=1e-6, le=1e6)]
     feature_channels: Annotated[int, Field(ge=4, le=1280, multiple_of=4)]
-    feature_weight: NotNegative
+    feature_weight: NonNegative
 
 
 class Params(_Section):

@@ -98,9 +98,9 @@ def stratified_split(
 ) -> dict[str, list[Example]]:
     """Split by rank of sha256(seed, id) within each class: the order of `examples` does not matter.
 
-    With `max_images`, each class first gives its share of that many, by the same rank. Every split
-    comes back in id order and holds at least one picture of every class; `InputError` where a class
-    has too few for that.
+    With `max_images`, that many are taken first, in the classes' proportions (but three each), by the same rank.
+    Every split comes back in id order and holds at least one picture of every class; `InputError` where a
+    class has too few for that.
     """
     share = 1 if max_images is None else min(1, max_images / max(1, len(examples)))
     splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
@@ -164,24 +164,23 @@ class Records:
     def __init__(self, directory: str | Path, split: str, labeled_only: bool = False):
         self.directory = Path(directory)
         self.manifest = read_manifest(directory)
-        self.files = sorted(str(path) for path in self.directory.glob(f"{split}-*.tfrecord"))
+        shards = self.directory / f"{split}-*.tfrecord"
+        self.files = sorted(map(str, shards.parent.glob(shards.name)))
         rows = []
         try:
             for serialised in tf.data.TFRecordDataset(self.files).batch(4096):
                 parsed = tf.io.parse_example(serialised, _FEATURES)
                 rows.append([parsed[key].numpy() for key in ("id", "label", "source")])
         except tf.errors.OpError as error:
-            raise InputError(
-                f"{self.directory}/{split}-*.tfrecord is corrupt ({reason(error)}): run `dvc repro`"
-            ) from None
+            raise InputError(f"{shards} is corrupt ({reason(error)}): run `dvc repro`") from None
         expected = self.manifest.size(split)
         found = sum(len(row[0]) for row in rows)
         if found != expected:
-            raise InputError(f"{self.directory}/{split}-*.tfrecord hold {found} images; manifest.json says {expected}")
+            raise InputError(f"{shards} hold {found} images; manifest.json says {expected}: run `dvc repro`")
         ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
         classes = len(self.manifest.classes)
         if labels.min() < UNLABELED or labels.max() >= classes:
-            raise InputError(f"{self.directory}/{split}-*.tfrecord hold labels beyond the manifest's {classes} classes")
+            raise InputError(f"{shards} hold labels beyond the manifest's {classes} classes: run `dvc repro`")
         self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
         ids, sources = (np.array([text.decode() for text in column]) for column in (ids, sources))
         self.ids, self.labels, self.sources = (column[self._taken] for column in (ids, labels, sources))

@@ -52,12 +52,12 @@ def open_source(data: Data) -> Iterator[Source]:
 
 def _folder(folder: Path) -> Source:
     if not folder.is_dir():
-        raise InputError(f"data.folder = {str(folder)!r} is not a folder; it should hold one folder of images a class")
+        raise InputError(f"data.folder = {str(folder)!r} is no folder; it should hold one folder of images per class")
     classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if len(classes) < 2:
         raise InputError(
             f"data.folder = {str(folder)!r} holds {len(classes)} class folders; it should hold at least two, "
-            "one a class, with the images inside"
+            "one per class, with the images inside"
         )
     files = []
     for label, name in enumerate(classes):
@@ -95,7 +95,7 @@ def _tfds(builder) -> Source:
         pictures = builder.as_dataset(split="all", decoders={keys[0]: tfds.decode.SkipDecoding()})
     except Exception as error:  # network, disk and checksum failures of whatever kind
         raise InputError(
-            f"{builder.name} is neither prepared in {builder.data_dir} nor can be downloaded: {reason(error)}"
+            f"{builder.name} can be neither read from {builder.data_dir} nor downloaded: {reason(error)}"
         ) from None
 
     def numbered() -> Iterator[tuple[bytes, int, str]]:

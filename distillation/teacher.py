@@ -23,6 +23,9 @@ def build_teacher(teacher: Teacher, classes: int, weights: str | None = None) ->
         classes: number of logits.
         weights: where the backbone starts: "imagenet", the path of a Keras weights file without top,
             or None for random weights. Raises `InputError` where they cannot be had.
+
+    Returns:
+        A network from (batch, size, size, 3) float32, 0..255, to logits (batch, classes) float32.
     """
     inputs = keras.Input((teacher.image_size, teacher.image_size, 3))
     scaled = layers.Rescaling(1 / 127.5, offset=-1)(inputs)

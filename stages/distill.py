@@ -42,7 +42,10 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.memmap:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}): run `dvc repro`, which makes it") from None
     if array.dtype.kind != "f" or array.shape[: len(shape)] != shape:
-        raise InputError(f"{path} has {array.dtype} of shape {array.shape}, should be {shape}: run `dvc repro`")
+        raise InputError(
+            f"{path} has {array.dtype} of shape {array.shape}, should have floats of a shape beginning {shape}: "
+            "run `dvc repro`"
+        )
     return array
 
 

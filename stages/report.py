@@ -91,8 +91,8 @@ def _draw(params: Params, metrics: dict, export: dict, train: Records, test: Rec
         "Of the others, the teacher believes the label least": against,
     }
     sample = figures.balanced(train.labels, 50)
-    telling = figures.telling(labels, logits["teacher"])
-    chosen = list(telling)
+    kinds = figures.by_difficulty(labels, logits["teacher"])
+    chosen = list(kinds)
     teacher_views, student_views = (_views(params, train, size.image_size) for size in (params.teacher, params.student))
     titles = ["plain", *(f"view {number}" for number in range(len(teacher_views) - 1))]
     history, bins = (
@@ -109,7 +109,7 @@ def _draw(params: Params, metrics: dict, export: dict, train: Records, test: Rec
             {head: (_pictures(test, rows), labelled.iloc[rows]) for head, rows in contested.items() if len(rows)}
         ),
         "soft_labels": figures.soft_labels(
-            _pictures(test, chosen), list(telling.values()), logits["teacher"][chosen], labels[chosen], classes
+            _pictures(test, chosen), list(kinds.values()), logits["teacher"][chosen], labels[chosen], classes
         ),
     }
 

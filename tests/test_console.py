@@ -77,7 +77,7 @@ def test_long_work_leaves_a_line_in_a_log(
     ci: str, worth: int, lines: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CI", ci)
-    monkeypatch.setattr(console, "WORTH_A_LINE", worth)
+    monkeypatch.setattr(console, "LOGGED_FROM", worth)
     assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
     assert capsys.readouterr().err.splitlines() == lines
 

@@ -60,6 +60,12 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind: str):
     assert_shows(read_rgb(encoded(Image.fromarray(levels), kind)), expected, tolerance=1)
 
 
+@pytest.mark.parametrize("values", [np.float32([[0, 0.5, 1]]), np.int32([[0, 2**30, 2**31 - 1]]), np.int32([[-1, 0]])])
+def test_grey_without_a_known_white_is_refused(values: np.ndarray):
+    with pytest.raises(InputError, match=f"grey as {values.dtype}.* save it with 8 or 16 bits"):
+        read_rgb(encoded(Image.fromarray(values), "TIFF"))
+
+
 @pytest.mark.parametrize(
     ("ink", "expected"),
     [((0, 0, 0, 0), WHITE), ((0, 255, 255, 0), RED), ((255, 255, 0, 0), BLUE), ((0, 0, 0, 255), (0, 0, 0))],

@@ -39,11 +39,11 @@ def test_disagreements_are_those_of_models_first_and_then_of_the_teacher_with_th
     assert against.tolist() == [2, 3]  # 4, which the teacher believes least, is shown already
 
 
-def test_telling_pictures_are_easy_two_of_growing_doubt_and_hard():
+def test_pictures_by_difficulty_are_easy_two_of_growing_doubt_and_hard():
     # The teacher gives these probabilities to class 0, by which 1 and 4 are labelled wrongly.
     chances = np.array([0.9, 0.97, 0.72, 0.999, 0.9999, 0.6])
     logits = np.log(np.stack([chances, 1 - chances], axis=1))
-    shown = figures.telling(np.array([0, 1, 0, 0, 1, 0]), logits)
+    shown = figures.by_difficulty(np.array([0, 1, 0, 0, 1, 0]), logits)
     assert list(shown.items()) == [(3, "easy"), (0, "ambiguous"), (2, "ambiguous"), (4, "hard")]
 
 
