@@ -3,7 +3,7 @@
 # make check    whether what is committed is in step: dvc.lock with code and parameters, results/ with theirs
 # make real     the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
 # make studies  alpha, temperature, labels, epochs and views on a part of the photographs, in results/cats_vs_dogs_studies
-# make bench    how fast it all is (about 9 minutes on two cores that do nothing else)
+# make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
 # make lock     requirements.txt, anew from pyproject.toml (needs uv)
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))

@@ -70,8 +70,9 @@ class Checkpoint(keras.callbacks.Callback):
         return len(self.history)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if not np.isfinite(logs["loss"]):
-            raise InputError(f"the loss is {logs['loss']} after epoch {epoch + 1}: a lower learning_rate may help")
+        for name, value in logs.items():
+            if not np.isfinite(value):
+                raise InputError(f"{name} is {value} after epoch {epoch + 1}: a lower learning_rate may help")
         self.history.append({key: float(value) for key, value in logs.items()})
         state = {f"variable{number}": np.asarray(value) for number, value in enumerate(self._variables())}
         content = io.BytesIO()  # on a full disk NumPy would complain again after the error

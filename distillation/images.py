@@ -1,7 +1,6 @@
 """Any picture that people have, as square RGB."""
 
 import io
-import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +19,7 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an
     animation the first frame is taken. With `least`, a large JPEG comes at a half, a quarter or an eighth
     of its size, no side below that many pixels, which is quicker. Raises `InputError` where there is no
-    picture to be had: not an image, truncated, empty, of no known range (float), or too large for memory.
+    picture to be had: not an image, truncated, empty, 32-bit grey, or too large for memory.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -34,7 +33,9 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
     except Image.UnidentifiedImageError:
         raise InputError("not an image that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error) as error:
+    except MemoryError:  # is the machine's fault, not the picture's
+        raise
+    except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
         raise InputError(f"cannot be decoded ({reason(error)})") from None
 
 
@@ -65,11 +66,10 @@ def square_jpeg(encoded: bytes, size: int) -> bytes:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16-bit grey; Pillow would clip it at 255 instead of scaling it
-        grey = np.asarray(image)
-        if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() >= 2**16:
-            raise ValueError(f"grey as {grey.dtype}, of which no value is known to be white; save it with 8 or 16 bits")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit grey, of which no value is known to be white; save it as PNG with 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow would clip it at 255 instead of scaling it
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -63,7 +63,7 @@ def load_student(path: Path) -> Student:
             raise InputError(f"there is no {needed}: name an exported student, such as models/export, with --model")
     preprocessing = read_json(model.with_name(PREPROCESSING))
     try:
-        classes = model.with_name(CLASSES).read_text(encoding="utf-8").splitlines()
+        classes = model.with_name(CLASSES).read_text(encoding="utf-8").removesuffix("\n").split("\n")
         network = Network(model.read_bytes())
         size, *_ = network.input_shape
         if (network.input_shape, network.output_shape) != ([size, size, 3], [len(classes)]):

@@ -8,6 +8,11 @@ cd "$(dirname "$0")/.."
 name=cats_vs_dogs
 state=.checkpoints/${name}_studies
 queued=$state.queued
+head=$(git rev-parse HEAD)
+if [ -f "$queued" ] && [ "$(<"$queued")" != "$head" ]; then # DVC shows the experiments of one commit together
+    echo "error: the queued studies belong to commit $(<"$queued"): check it out, or delete $queued to begin anew" >&2
+    exit 1
+fi
 source presets/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
@@ -23,7 +28,7 @@ if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
     dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
     dvc exp run --queue -S distill.feature_weight=0 distill # logits alone
-    mkdir -p .checkpoints && touch "$queued"
+    mkdir -p .checkpoints && echo "$head" >"$queued"
 fi
 dvc exp run --run-all
 rm "$queued"

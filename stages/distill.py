@@ -16,7 +16,8 @@ from distillation.teacher import FEATURES
 def main(params: Params) -> str:
     """Write the weights, final metrics and history of the distilled student.
 
-    What the loss asks is all in which this differs from `train_scratch`.
+    With all labels, what the loss asks is all in which this differs from `train_scratch`; unlabeled
+    pictures are seen here alone.
     """
     return train_student("distill", "student_distilled", params, *teaching(params))
 

@@ -29,8 +29,8 @@ PIXELS_PER_INCH = 115  # of a figure, in the report
 
 CAPTIONS = {
     "summary": "Test accuracy with its 95 % interval (Wilson).",
-    "learning_curves": "Both students by epoch; they differ in nothing but the loss they train on. The cross-entropy "
-    "shown is that of the hard labels. Training values are means over an epoch of augmented views.",
+    "learning_curves": "Both students by epoch: the same network, initial weights and number of steps, another loss. "
+    "The cross-entropy shown is that of the hard labels. Training values are means over an epoch of augmented views.",
     "cost": "Test accuracy (with 95 % intervals) against cost. The students cost the same and are drawn side by side. "
     "On the right, the LiteRT files of the distilled student.",
     "reliability": "How often a model is right, by how sure it is; on the dashed line the two agree. The area of a dot "

@@ -361,7 +361,7 @@ def test_checkpoint_that_does_not_fit_is_not_taken_up(
 
 def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], records: Records, workplace: Path):
     answers = mapped(np.full_like(teacher_logits(records), np.nan))
-    with pytest.raises(InputError, match=r"loss is nan after epoch 1.*learning_rate"):
+    with pytest.raises(InputError, match=r" is nan after epoch 1.*learning_rate"):
         train(DistillationLoss(CLASSES, 0.5), (answers,))
     assert not any(workplace.rglob("*.npz"))
 
