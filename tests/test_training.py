@@ -361,8 +361,15 @@ def test_checkpoint_that_does_not_fit_is_not_taken_up(
 
 def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], records: Records, workplace: Path):
     answers = mapped(np.full_like(teacher_logits(records), np.nan))
-    with pytest.raises(InputError, match=r" is nan after epoch 1.*learning_rate"):
+    with pytest.raises(InputError, match=r"cross_entropy is nan after epoch 1.*learning_rate"):
         train(DistillationLoss(CLASSES, 0.5), (answers,))
+    assert not any(workplace.rglob("*.npz"))
+
+
+def test_last_step_that_diverges_leaves_no_checkpoint(workplace: Path):
+    logs = {"loss": 0.5, "val_cross_entropy": np.inf}  # the loss is a mean over the epoch, which ended before it
+    with pytest.raises(InputError, match=r"val_cross_entropy is inf after epoch 3.*learning_rate"):
+        Checkpoint("distill").on_epoch_end(2, logs)
     assert not any(workplace.rglob("*.npz"))
 
 
