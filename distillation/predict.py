@@ -51,8 +51,10 @@ class Student:
         """
         edge = (self.square - self.crop) // 2
         middle = (edge, edge, edge + self.crop, edge + self.crop)
-        squeezed = picture.resize((self.square, self.square), Image.Resampling.BILINEAR).crop(middle)
-        return np.asarray(squeezed.resize((self.size, self.size), Image.Resampling.BILINEAR), np.float32)
+        centre = picture.resize((self.square, self.square), Image.Resampling.BILINEAR).crop(middle)
+        whole = (0, 0, self.crop, self.crop)  # unlike `resize`, `transform` does not antialias, as `plain` does not
+        view = centre.transform((self.size, self.size), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR)
+        return np.asarray(view, np.float32)
 
 
 def load_student(path: Path) -> Student:

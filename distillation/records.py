@@ -164,8 +164,9 @@ class Records:
     def __init__(self, directory: str | Path, split: str, labeled_only: bool = False):
         self.directory = Path(directory)
         self.manifest = read_manifest(directory)
-        shards = self.directory / f"{split}-*.tfrecord"
-        self.files = sorted(map(str, shards.parent.glob(shards.name)))
+        pattern = f"{split}-*.tfrecord"
+        shards = self.directory / pattern
+        self.files = sorted(map(str, self.directory.glob(pattern)))
         rows = []
         try:
             for serialised in tf.data.TFRecordDataset(self.files).batch(4096):

@@ -30,19 +30,18 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
     """
     u = uniforms(views.seed, ids, view, 8)
     boxes = _crop_boxes(u[:, :4], u[:, 4] < 0.5, views.min_area)
-    crops = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (size, size))
-    factors = 1 + views.colour * (2 * u[:, 5:8] - 1)
-    return _colour(crops, factors)
+    return _crop_and_colour(images, boxes, 1 + views.colour * (2 * u[:, 5:8] - 1), size)
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The middle of each picture at `size` x `size`, antialiased: (batch, size, size, 3) float32, 0..255.
+    """The middle of each picture at `size` x `size`: (batch, size, size, 3) float32, 0..255.
 
     Random crops magnify what they show, so a network trained on them knows objects larger than they
     are in the whole picture; a centre crop brings them to that size (Touvron et al., "Fixing the
-    train-test resolution discrepancy", 2019).
+    train-test resolution discrepancy", 2019). For the same reason it is resized as they are: antialiased,
+    it would be smoother than what the network knows.
     """
-    return tf.image.resize(tf.image.central_crop(images, CENTRE), (size, size), antialias=True)
+    return tf.image.resize(tf.image.central_crop(images, CENTRE), (size, size))
 
 
 def uniforms(seed: int, ids: tf.Tensor, view: tf.Tensor, count: int) -> tf.Tensor:
@@ -81,7 +80,7 @@ def _xor_shift(state: tf.Tensor, shift: int) -> tf.Tensor:
 
 
 def _crop_boxes(u: tf.Tensor, flip: tf.Tensor, min_area: float) -> tf.Tensor:
-    """(batch, 4) boxes y1, x1, y2, x2 in 0..1; swapped x1 and x2 make `crop_and_resize` mirror the crop."""
+    """(batch, 4) boxes y1, x1, y2, x2 in 0..1; x1 > x2 where the crop is mirrored."""
     area = min_area + (1 - min_area) * u[:, 0]
     longest = tf.minimum(math.log(MAX_ASPECT), -tf.math.log(area))  # so that the crop fits into the picture
     aspect = tf.exp(longest * (2 * u[:, 1] - 1))
@@ -91,6 +90,27 @@ def _crop_boxes(u: tf.Tensor, flip: tf.Tensor, min_area: float) -> tf.Tensor:
     right = left + width
     left, right = tf.where(flip, right, left), tf.where(flip, left, right)
     return tf.stack([top, left, top + height, right], axis=1)
+
+
+@tf.function(jit_compile=True)
+def _crop_and_colour(images: tf.Tensor, boxes: tf.Tensor, factors: tf.Tensor, size: int) -> tf.Tensor:
+    """As `tf.image.crop_and_resize` crops, coloured; compiled together they take less than half its time."""
+    y, down = _points(boxes[:, 0], boxes[:, 2], size, images.shape[1])
+    x, right = _points(boxes[:, 1], boxes[:, 3], size, images.shape[2])
+    rows = _interpolated(images, y, down[:, :, None, None], axis=1)
+    return _colour(_interpolated(rows, x, right[:, None, :, None], axis=2), factors)
+
+
+def _points(start: tf.Tensor, end: tf.Tensor, size: int, side: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of `size` points from `start` to `end` (0..1 of `side` pixels): the pixel before each, and how far past it."""
+    points = (start[:, None] + (end - start)[:, None] * tf.linspace(0.0, 1.0, size)) * (side - 1)
+    before = tf.clip_by_value(tf.floor(points), 0, side - 2)
+    return tf.cast(before, tf.int32), points - before
+
+
+def _interpolated(images: tf.Tensor, before: tf.Tensor, past: tf.Tensor, axis: int) -> tf.Tensor:
+    near, far = (tf.gather(images, pixels, axis=axis, batch_dims=1) for pixels in (before, before + 1))
+    return tf.cast(near, tf.float32) * (1 - past) + tf.cast(far, tf.float32) * past
 
 
 def _colour(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:

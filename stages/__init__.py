@@ -10,6 +10,7 @@ from distillation.quiet import without_lines
 
 # Read once, when TensorFlow and Keras are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # a fifth faster also on CPUs where it is not the default (AVX2)
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the stages train by tf.data and tf.function
 
 with without_lines("oneDNN custom operations are on", "All log messages before absl::InitializeLog"):

@@ -39,9 +39,10 @@ Data: `{data}`, {train:,} pictures to train on and {test:,} to test, on which ev
 ## Input and output
 
 One picture, RGB 0..255, {size} x {size}: `float32[1, {size}, {size}, 3]`; scaling is inside. The scores are those of
-upright pictures, squeezed to {square} x {square}, whose middle {crop} x {crop} is brought to that size with
-antialiasing: feed it the same (`preprocessing.json`; code below). The output is `float32[1, {count}]`, the probability
-of each line of `classes.txt`. The int8 file takes `uint8`, 0..255, and gives `uint8`, probabilities times 256.
+upright pictures, squeezed to {square} x {square}, whose middle {crop} x {crop} is brought to that size by bilinear
+interpolation without antialiasing: feed it the same (`preprocessing.json`; code below). The output is
+`float32[1, {count}]`, the probability of each line of `classes.txt`. The int8 file takes `uint8`, 0..255, and gives
+`uint8`, probabilities times 256.
 
 ## Use
 
@@ -53,7 +54,8 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 picture = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB").resize(({square}, {square}), Image.BILINEAR)
-picture = picture.crop(({edge}, {edge}, {end}, {end})).resize(({size}, {size}), Image.BILINEAR)
+picture = picture.crop(({edge}, {edge}, {end}, {end}))
+picture = picture.transform(({size}, {size}), Image.EXTENT, (0, 0, {crop}, {crop}), Image.BILINEAR)
 student = Interpreter("student_float32.tflite").get_signature_runner()
 probabilities = student(image=np.asarray(picture, np.float32)[None])["output_0"][0]
 print(dict(zip(open("classes.txt").read().splitlines(), probabilities.tolist())))
