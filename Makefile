@@ -21,7 +21,7 @@ run: environment
 	dvc repro
 
 test: environment
-	ruff check . && ruff format --check . && pytest
+	ruff check . && ruff format --check . && pytest --numprocesses 2 --dist loadfile
 
 check: environment
 	pytest --quiet tests/test_committed.py
