@@ -28,9 +28,10 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
     Returns:
         (batch, size, size, 3) float32, 0..255.
     """
-    u = uniforms(views.seed, ids, view, 8)
-    boxes = _crop_boxes(u[:, :4], u[:, 4] < 0.5, views.min_area)
-    return _crop_and_colour(images, boxes, 1 + views.colour * (2 * u[:, 5:8] - 1), size)
+    with tf.device("CPU"):  # as in tf.data: Metal compiles nothing
+        u = uniforms(views.seed, ids, view, 8)
+        boxes = _crop_boxes(u[:, :4], u[:, 4] < 0.5, views.min_area)
+        return _crop_and_colour(images, boxes, 1 + views.colour * (2 * u[:, 5:8] - 1), size)
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:
