@@ -409,5 +409,5 @@ def test_predict_and_evaluate_agree_on_photographs(
     evaluated = predict(forward, plain_images(records, student.size), "test").argmax(axis=1)
     answers = [answer for _, answer in classify(student, find([str(originals)]))]
     predicted = np.stack(answers).argmax(axis=1)
-    assert (predicted == evaluated).mean() >= 0.995  # what is stored as JPEG once more may tip over
+    assert (predicted == evaluated).mean() >= 0.996  # 0.998, enlarged 0.997: there the pipeline alone stores a JPEG
     assert (predicted == records.labels).mean() > 0.92
