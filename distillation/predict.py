@@ -52,9 +52,9 @@ class Student:
         edge = (self.square - self.crop) // 2
         middle = (edge, edge, edge + self.crop, edge + self.crop)
         centre = picture.resize((self.square, self.square), Image.Resampling.BILINEAR).crop(middle)
-        whole = (0, 0, self.crop, self.crop)  # unlike `resize`, `transform` does not antialias, as `plain` does not
-        view = centre.transform((self.size, self.size), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR)
-        return np.asarray(view, np.float32)
+        # As `plain`, `transform` does not antialias, unlike `resize`; and of float bands it keeps the fractions.
+        how = (self.size, self.size), Image.Transform.EXTENT, (0, 0, self.crop, self.crop), Image.Resampling.BILINEAR
+        return np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
 
 
 def load_student(path: Path) -> Student:

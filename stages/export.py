@@ -54,10 +54,11 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 picture = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB").resize(({square}, {square}), Image.BILINEAR)
-picture = picture.crop(({edge}, {edge}, {end}, {end}))
-picture = picture.transform(({size}, {size}), Image.EXTENT, (0, 0, {crop}, {crop}), Image.BILINEAR)
+how = ({size}, {size}), Image.EXTENT, (0, 0, {crop}, {crop}), Image.BILINEAR  # unlike resize, it does not antialias
+bands = picture.crop(({edge}, {edge}, {end}, {end})).split()
+view = np.stack([band.convert("F").transform(*how) for band in bands], axis=-1)  # "F": fractions are kept
 student = Interpreter("student_float32.tflite").get_signature_runner()
-probabilities = student(image=np.asarray(picture, np.float32)[None])["output_0"][0]
+probabilities = student(image=view[None])["output_0"][0]
 print(dict(zip(open("classes.txt").read().splitlines(), probabilities.tolist())))
 ```
 

@@ -71,7 +71,7 @@ def test_view_is_the_plain_view(square: int, size: int):
         picture = smooth_picture(seed, square, square)
         seen = Student(None, [], square, crop, size).view(picture)
         assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
-        np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=1.5)
+        np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (90, 200), (31, 17)])
@@ -389,9 +389,17 @@ def tested_photographs() -> list[Example]:
 
 @pytest.mark.slow
 @needs_photographs
-@pytest.mark.parametrize("shape", [None, (500, 375)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "tolerance"),
+    [(None, 1e-5), ((500, 375), 4e-3)],  # measured: 1e-7, and 2e-3, since the pipeline alone stores a squeezed JPEG
+    ids=["as they came", "enlarged"],
+)
 def test_predict_and_evaluate_agree_on_photographs(
-    student: Student, tested_photographs: list[Example], tmp_path: Path, shape: tuple[int, int] | None
+    student: Student,
+    tested_photographs: list[Example],
+    tmp_path: Path,
+    shape: tuple[int, int] | None,
+    tolerance: float,
 ):
     """No skew; enlarged too, because copies of the data set go round in which all photographs are small squares."""
     originals, stored = tmp_path / "originals", []
@@ -406,8 +414,7 @@ def test_predict_and_evaluate_agree_on_photographs(
     write(tmp_path / "records", {"train": [], "test": stored}, student.classes, student.square)
     records = Records(tmp_path / "records", "test")
     forward = forward_pass((COMMITTED / serving.MODEL).read_bytes())
-    evaluated = predict(forward, plain_images(records, student.size), "test").argmax(axis=1)
-    answers = [answer for _, answer in classify(student, find([str(originals)]))]
-    predicted = np.stack(answers).argmax(axis=1)
-    assert (predicted == evaluated).mean() >= 0.996  # 0.998, enlarged 0.997: there the pipeline alone stores a JPEG
-    assert (predicted == records.labels).mean() > 0.92
+    evaluated = predict(forward, plain_images(records, student.size), "test")
+    predicted = np.stack([answer for _, answer in classify(student, find([str(originals)]))])
+    assert np.abs(predicted - evaluated).mean() < tolerance
+    assert (predicted.argmax(axis=1) == records.labels).mean() > 0.92
