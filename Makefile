@@ -20,8 +20,9 @@ SHELL := bash
 run: environment
 	dvc repro
 
+# In the files' order: by number of tests, as xdist would, those that take longest begin last and end alone.
 test: environment
-	ruff check . && ruff format --check . && pytest --numprocesses 2 --dist loadfile
+	ruff check . && ruff format --check . && pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: environment
 	pytest --quiet tests/test_committed.py

@@ -1,6 +1,7 @@
 """Presets: what stands in for the committed parameters goes away again, and seeds are summed up as they should be."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def other(clone: Clone):
 def test_preset_that_stood_in_leaves_everything_as_it_was_and_is_taken_up_again(other: Clone, end: str):
     before = other.run("git", "status", "--porcelain").stdout
     work = "cmp presets/other.yaml params.yaml; echo 1 >metrics/evaluate.json; echo 2 >plots/new.json; "
-    done = other.run("bash", "-c", f"set -e; {STAND_IN}{work}{end}", check=False)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that it starts: these tests too.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    done = other.run("bash", "-c", f"set -e; {STAND_IN}{work}{end}", check=False, **heeding)
     assert (done.returncode == 0) == (end == "true"), done.stderr
     assert other.run("git", "status", "--porcelain").stdout == before
     again = other.run("bash", "-c", f"set -e; {STAND_IN}cat metrics/evaluate.json plots/new.json")
