@@ -1,7 +1,9 @@
 """Forward passes of trained networks over many pictures."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -23,15 +25,17 @@ Forward = Callable[[np.ndarray], np.ndarray]
 def forward_pass(model: keras.Model | bytes) -> Forward:
     """The quickest way here to run `model` on a batch of pictures: float32 (batch, ...) in and out.
 
-    On a CPU a Keras model runs in LiteRT with XNNPACK, several times faster than in TensorFlow and
-    equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras runs it there. Bytes are
-    the content of a LiteRT file.
+    On a CPU a Keras model runs in LiteRT with XNNPACK, each core on its share of the batch, several times
+    faster than in TensorFlow and equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras
+    runs it there. Bytes are the content of a LiteRT file.
     """
-    if isinstance(model, bytes):
-        return Network(model)
-    if tf.config.list_physical_devices("GPU"):
-        return model.predict_on_batch
-    return Network(_frozen(model))
+    if not isinstance(model, bytes):
+        if tf.config.list_physical_devices("GPU"):
+            return model.predict_on_batch
+        model = _frozen(model)
+    network, cores = Network(model), os.cpu_count() or 1
+    threads = ThreadPoolExecutor(cores)
+    return lambda images: np.concatenate([*threads.map(network, np.array_split(images, cores))])
 
 
 def predict(forward: Forward, images: tf.data.Dataset, what: str) -> np.ndarray:

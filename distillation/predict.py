@@ -97,23 +97,23 @@ def classify(
 ) -> Iterator[tuple[str, np.ndarray | InputError]]:
     """Yield each path that `find` gives, in order, with class probabilities (classes,), or with what is wrong.
 
-    Threads decode while the network runs. Memory stays bounded however many paths there are.
+    A thread for each core; memory stays bounded however many paths there are.
     """
 
-    def view(found: tuple[str, InputError | None]) -> tuple[str, np.ndarray | InputError]:
+    def answer(found: tuple[str, InputError | None]) -> tuple[str, np.ndarray | InputError]:
         path, problem = found
         if problem:
             return path, problem
         try:
             with Path(path).open("rb") as file:
-                return path, student.view(read_rgb(file, least=2 * student.square))
+                view = student.view(read_rgb(file, least=2 * student.square))
         except InputError as error:
             return path, error
         except Exception as error:  # in a hostile file Pillow trips over anything
             return path, InputError(_why(error))
+        return path, student.network(view[None])[0]
 
-    for path, seen in map_in_order(view, paths):
-        yield path, seen if isinstance(seen, InputError) else student.network(seen[None])[0]
+    return map_in_order(answer, paths)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -189,6 +190,15 @@ def test_litert_file_of_one_picture_and_of_whole_numbers_equals_keras(small: ker
     quantised = forward_pass(to_litert(small, int8))(pictures(5))
     assert quantised.dtype == np.float32
     assert np.abs(quantised - expected).max() < 0.15 * (expected.max() - expected.min())
+
+
+def test_threads_may_share_a_network(small: keras.Model):
+    network, images = Network(to_litert(small)), pictures(64)
+    expected = network(images)
+    with ThreadPoolExecutor(8) as threads:
+        answers = [*threads.map(network, [images] * 32)]
+    for answer in answers:
+        np.testing.assert_array_equal(answer, expected)
 
 
 def test_litert_file_for_several_pictures_at_a_time_is_refused():
