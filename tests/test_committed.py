@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_working_tree
 from matplotlib.testing.compare import compare_images
@@ -105,6 +106,14 @@ def test_table_and_figure_of_a_record_are_what_its_seeds_give(tmp_path: Path) ->
     seeds.main(tmp_path)
     assert (RECORD / "seeds.md").read_text() == (tmp_path / "seeds.md").read_text()
     assert compare_images(RECORD / "seeds.png", tmp_path / "seeds.png", tol=1) is None
+
+
+def test_seeds_of_the_default_begin_with_the_committed_run() -> None:
+    first = pd.read_csv("results/pet_sketches/seeds.csv").iloc[0]
+    metrics = json.loads(Path("metrics/evaluate.json").read_text())
+    assert first["student.seed"] == yaml.safe_load(Path("params.yaml").read_text())["student"]["seed"]
+    for model in ("teacher", "student_scratch", "student_distilled"):
+        assert first[f"{model}.accuracy"] == metrics[model]["accuracy"]
 
 
 def digest(path: Path) -> str:
