@@ -25,7 +25,7 @@ def main() -> None:
     error = np.abs(keras_predict() - forward(images)).max()
     if error > 1e-4:
         raise SystemExit(f"error: LiteRT and Keras differ by {error:.2g}; it should be 1e-4 at most")
-    seconds = interleaved(keras_predict, lambda: forward(images), rounds=9)
+    seconds = interleaved(keras_predict, lambda: forward(images), rounds=25)
     record(teacher_litert_over_keras=answer(__doc__, seconds[:, 0] / seconds[:, 1], ">= 3"))
 
 
