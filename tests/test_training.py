@@ -210,6 +210,18 @@ def test_muon_takes_the_nearest_orthogonal_matrix_of_a_kernels_momentum():
     assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(expected), rel=0.2)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 8, 16), (1, 1, 8, 16), (1, 1, 16, 16)])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_newton_schulz_by_the_gram_matrix_is_that_of_keras(shape: tuple[int, ...], scale: float):
+    rng = np.random.default_rng(0)
+    strengths = np.linspace(0, 1, shape[-1]) ** 6  # singular values over several orders of magnitude, and a zero
+    kernel = (scale * rng.normal(size=shape) * strengths).astype(np.float32)
+    matrix = keras.ops.convert_to_tensor(kernel.reshape(-1, shape[-1]))
+    expected = np.array(keras.optimizers.Muon(0.1).zeropower_via_newtonschulz5(matrix, 5)).reshape(shape)
+    found = training.Muon(0.1).zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(kernel), 5)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 8, 1), (16, 3), (16,)])
 def test_all_but_convolutions_is_trained_by_adamw(shape: tuple[int, ...]):
     rng = np.random.default_rng(0)
