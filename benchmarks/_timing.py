@@ -95,10 +95,13 @@ def peak_mib() -> float:
 
 def _environment() -> dict:
     cpus = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", cpus.read_text()) if cpus.exists() else []
+    described = cpus.read_text() if cpus.exists() else ""
+    names = re.findall(r"model name\s*:\s*(.+)", described)
     found = {package.name.lower().replace("_", "-"): package.version for package in distributions()}
     return {
         "cpu": names[0] if names else platform.processor(),
+        # CPUs of one name may differ fourfold.
+        "instructions": [name for name in ("avx2", "avx512f", "avx512_vnni") if name in described.split()],
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

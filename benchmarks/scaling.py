@@ -1,7 +1,7 @@
 """Do time and memory grow in line with pictures and views, and no faster?
 
-Each row is a process of its own. `teacher_seconds`: all that `cache_teacher_logits` does for every
-view but the teacher's pass itself, which takes as long for each picture. `student_seconds`: the input
+Each row is a process of its own. `teacher_seconds`: drawing the views as `cache_teacher_logits` does, without
+the teacher's pass, which takes as long for each picture, and without writing. `student_seconds`: the input
 of `distill`, one epoch a view, the first of which decodes the pictures. `peak_mib`: the most memory
 that the process had, of which Python and TensorFlow take 700 MiB before there is a picture.
 """

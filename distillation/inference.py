@@ -35,7 +35,11 @@ def forward_pass(model: keras.Model | bytes) -> Forward:
         model = _frozen(model)
     network, cores = Network(model), os.cpu_count() or 1
     threads = ThreadPoolExecutor(cores)
-    return lambda images: np.concatenate([*threads.map(network, np.array_split(images, cores))])
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([*threads.map(network, np.array_split(images, min(cores, len(images))))])
+
+    return forward
 
 
 def predict(forward: Forward, images: tf.data.Dataset, what: str) -> np.ndarray:

@@ -76,8 +76,8 @@ def train_student(
 def with_projections(model: keras.Model, shapes: Sequence[Sequence[int]]) -> keras.Model:
     """`model` with its feature maps, the last first, brought to `shapes` and packed behind the logits.
 
-    What does it is a linear map of each position's channels, thrown away after training: a 1x1 convolution, but
-    as `Dense` it takes less time. Each of `shapes` is (height, width, channels).
+    What does it is a linear map of each position's channels, thrown away after training: a 1x1 convolution. As
+    `Dense` it is not Muon's but AdamW's, and a step takes less time. Each of `shapes` is (height, width, channels).
     """
     maps = [layer.output for layer in reversed(model.layers) if layer.name.startswith(MAP)]
     outputs = [model.output]

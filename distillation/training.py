@@ -20,7 +20,7 @@ from distillation.records import Records, decode
 from distillation.views import augmented, plain
 
 CACHE_BYTES = 5 * 2**29  # 2.5 GiB: up to this, decoded pictures stay in memory; an epoch's answers come on top
-SHUFFLE_BUFFER = 2**15  # encoded pictures, where the decoded ones don't fit
+SHUFFLE_BUFFER = 2**15  # encoded pictures, each with its answers, where the decoded ones don't fit
 
 
 def set_seed(seed: int) -> None:
