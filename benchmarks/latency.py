@@ -2,26 +2,28 @@
 
 The files of `results/cats_vs_dogs/export` against the teacher at the preset's resolution, all in
 LiteRT, in the same rounds. `latency`: milliseconds for one picture on one thread (median and
-quartiles), pictures a second in batches of 32 on all cores, memory of a process that does nothing
+quartiles), pictures a second in batches of 32, as the stages answer them, memory of a process that does nothing
 but load the file and answer one picture, and size of the file. `latency.png` shows what that buys.
 
 Bound by arithmetic: the teacher has fourteen times the student's multiply-accumulates.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks._timing import ROOT, answer, interleaved, record
-from benchmarks._workspace import PRESET, random_teacher
+from benchmarks._workspace import PRESET, random_batch, random_teacher
 from distillation import figures
 from distillation.files import read_json, replacing
-from distillation.inference import BATCH, to_litert
+from distillation.inference import BATCH, forward_pass, to_litert
+from distillation.litert import Network
 from distillation.params import load_params
 
 EXPORT = ROOT / "results/cats_vs_dogs/export"
@@ -46,8 +48,8 @@ def main() -> None:
             "student int8": EXPORT / "student_int8.tflite",
         }
         one, many = (
-            interleaved(*(_pass(file, *how) for file in files.values()), rounds=15, calls=calls, untimed=2) / calls
-            for how, calls in (((1, 1), 20), ((os.cpu_count(), BATCH), 2))
+            interleaved(*map(passes, files.values()), rounds=15, calls=calls, untimed=2) / calls
+            for passes, calls in ((_one_picture, 20), (_batch, 2))
         )
         rows = [
             {
@@ -79,15 +81,19 @@ def main() -> None:
     )
 
 
-def _pass(file: Path, threads: int, batch: int):
-    interpreter = Interpreter(str(file), num_threads=threads)
-    (source,) = interpreter.get_input_details()
-    shape = (batch, *source["shape"][1:])
-    interpreter.resize_tensor_input(source["index"], shape)
+def _one_picture(file: Path) -> Callable[[], object]:
+    interpreter = Interpreter(str(file), num_threads=1)
     interpreter.allocate_tensors()
-    pictures = np.random.default_rng(0).integers(0, 256, shape).astype(source["dtype"])
-    interpreter.set_tensor(source["index"], pictures)
+    (source,) = interpreter.get_input_details()
+    picture = np.random.default_rng(0).integers(0, 256, source["shape"]).astype(source["dtype"])
+    interpreter.set_tensor(source["index"], picture)
     return interpreter.invoke
+
+
+def _batch(file: Path) -> Callable[[], object]:
+    content = file.read_bytes()
+    (size, _, _) = Network(content).input_shape
+    return partial(forward_pass(content), random_batch(BATCH, size))
 
 
 def _peak_alone(file: Path) -> float:
