@@ -2,7 +2,7 @@
 
 Both with their input pipelines, as `distill` and `train_scratch` run them.
 
-Bound by the linear maps through which the student's feature maps are compared with the teacher's.
+Bound by the 1x1 convolutions through which the student's feature maps are compared with the teacher's.
 """
 
 from benchmarks._timing import answer, interleaved, record

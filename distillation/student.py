@@ -76,15 +76,14 @@ def train_student(
 def with_projections(model: keras.Model, shapes: Sequence[Sequence[int]]) -> keras.Model:
     """`model` with its feature maps, the last first, brought to `shapes` and packed behind the logits.
 
-    What does it is a linear map of each position's channels, thrown away after training: a 1x1 convolution. As
-    `Dense` it is not Muon's but AdamW's, and a step takes less time. Each of `shapes` is (height, width, channels).
+    The 1x1 convolutions that do it are thrown away after training. Each of `shapes` is (height, width, channels).
     """
     maps = [layer.output for layer in reversed(model.layers) if layer.name.startswith(MAP)]
     outputs = [model.output]
     for features, (height, width, channels) in zip(maps, shapes, strict=False):
         if features.shape[1:3] != (height, width):
             features = layers.Resizing(height, width)(features)
-        outputs.append(layers.Flatten()(layers.Dense(channels)(features)))
+        outputs.append(layers.Flatten()(layers.Conv2D(channels, 1)(features)))
     return keras.Model(model.input, layers.Concatenate()(outputs)) if shapes else model
 
 

@@ -147,11 +147,11 @@ def test_projections_pack_the_feature_maps_behind_the_same_logits(small: keras.M
     assert packed.shape == (2, 3 + sum(map(math.prod, shapes)))
     logits, *parts = np.split(packed, np.cumsum([3, *map(math.prod, shapes)])[:-1], axis=1)
     np.testing.assert_allclose(logits, small(pictures(2)), rtol=1e-5, atol=1e-5)
-    projections = [each for each in extended.layers if isinstance(each, layers.Dense) and each not in small.layers]
+    projections = [each for each in extended.layers if isinstance(each, layers.Conv2D) and each not in small.layers]
     for number, (part, (height, width, channels)) in enumerate(zip(parts, shapes, strict=True)):
-        [(kernel, bias)] = [each.get_weights() for each in projections if each.units == channels]
+        [(kernel, bias)] = [each.get_weights() for each in projections if each.filters == channels]
         features = keras.Model(small.input, small.get_layer(f"{MAP}{1 - number}").output)(pictures(2)).numpy()
-        expected = tf.image.resize(features, (height, width)) @ kernel + bias
+        expected = tf.image.resize(features, (height, width)) @ kernel[0, 0] + bias
         np.testing.assert_allclose(part, np.reshape(expected, (2, -1)), rtol=1e-4, atol=1e-4)
 
 
