@@ -1,8 +1,7 @@
-"""Random pictures and networks of the preset's sizes, where the stages find them."""
+"""Random images and networks of the preset's sizes, where the stages find them."""
 
 import contextlib
 import io
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,110 +9,120 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-import yaml
 from keras import layers
 from PIL import Image
 
 from benchmarks._timing import ROOT
-from distillation import training
-from distillation.images import square_jpeg
-from distillation.losses import DistillationLoss
-from distillation.params import Params, Training, load_params
-from distillation.records import Example, Manifest, Records, class_counts, image_id, write_records
-from distillation.student import build_student, with_projections
-from distillation.teacher import FEATURES, build_teacher
-from stages import distill
+from distillation.data.records import RECORDS, Manifest, Records, write_records
+from distillation.data.splits import Example, class_counts, image_id
+from distillation.inference.answers import ANSWERS, Answers, write_parts
+from distillation.inference.components import SHARES
+from distillation.inference.forward import BATCH, Arrays
+from distillation.networks.network import select
+from distillation.networks.students import build_student, with_projections
+from distillation.networks.teachers import build_teacher
+from distillation.params import Params, Training
+from distillation.preset import complete, write_params
+from distillation.sources.images import square_jpeg
+from distillation.training.batches import view_stream
+from distillation.training.fit import scheduled
+from distillation.training.fit import training_step as compiled_step
+from distillation.training.objective import Objective
 
-PRESET = ROOT / "presets/cats_vs_dogs.yaml"
+PRESET = "cats_vs_dogs"
 CLASSES = ["cat", "dog"]
-PICTURES = 64  # different ones; the records repeat them
+IMAGES = 64  # different ones; the records repeat them
 
 
 @contextlib.contextmanager
 def workspace(images: int, views: int | None = None) -> Iterator[Params]:
     """The preset in a temporary folder that looks to the stages like the repository.
 
-    There are `images` random pictures to train on, and random answers of the teacher to each of `views`
+    There are `images` random images to train on, and random answers of the teacher to each of `views`
     views (by default the preset's) of them.
     """
     with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
         for name in ("dvc.yaml", "distillation", "stages"):
             Path(name).symlink_to(ROOT / name)
-        params = load_params(PRESET)
+        params = complete(PRESET)
         if views is not None:
             params = params.model_copy(update={"views": params.views.model_copy(update={"count": views})})
-        Path("params.yaml").write_text(yaml.safe_dump(params.model_dump()))
+        write_params(params, Path("params.yaml"))
         _write_records(images, params.data.image_size)
-        side, channels = params.teacher.image_size // 32, params.distill.feature_channels
-        rng = np.random.default_rng(0)
-        Path("data/teacher_features").mkdir()
-        answers = {"data/teacher_logits.npy": (np.float32, (len(CLASSES),))}
-        for name, part in FEATURES.items():
-            shape = (side * math.isqrt(part), side * math.isqrt(part), channels // part)
-            answers[f"data/teacher_features/{name}.npy"] = (np.float16, shape)
-        for name, (dtype, shape) in answers.items():
-            np.save(name, rng.standard_normal((params.views.count, images, *shape), np.float32).astype(dtype))
+        write_parts(ANSWERS, 0, _random_answers(params, images))
         yield params
 
 
-def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, DistillationLoss]:
-    """What `distill` trains, on which batches, by which loss."""
+def _random_answers(params: Params, images: int) -> Iterator[Arrays]:
+    side, channels, rng = params.teacher.image_size // 32, params.distill.feature_channels, np.random.default_rng(0)
+    sides = {"middle_map": 2 * side, "last_map": side}
+    shapes = {name: (sides[name], sides[name], int(channels * share)) for name, share in SHARES.items()}
+    count = params.views.count * images
+    for start in range(0, count, BATCH):
+        batch = min(BATCH, count - start)
+        yield {
+            name: rng.standard_normal((batch, *shape), np.float32)
+            for name, shape in {"logits": (len(CLASSES),), **shapes}.items()
+        }
+
+
+def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, Objective]:
+    """What `distill` trains, on which batches, by which objective."""
+    student, distill = params.student, params.distill
+    objective = Objective(distill.alpha, distill.temperature, distill.weights.model_dump())
+    answers, names = Answers(params.views.count, len(train)), objective.reads()
+    shapes = {name: answers.shapes[name] for name in names if name != "logits"}
+    network = with_projections(build_student(student, len(CLASSES)), shapes)
+    return network, view_stream(train, student.image_size, params.views, student, answers, names)(0), objective
+
+
+def scratch(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, Objective]:
+    """What `train_scratch` trains, on which batches, by which objective."""
     student = params.student
-    loss, answers = distill.teaching(params)
-    model = with_projections(build_student(student, len(CLASSES)), [maps.shape[2:] for maps in answers[1:]])
-    batches = training.view_batches(train, student.image_size, params.views, student, answers)
-    return model, batches(range(student.epochs)), loss
+    network = select(build_student(student, len(CLASSES)), "logits")
+    return network, view_stream(train, student.image_size, params.views, student)(0), Objective()
 
 
 def random_teacher(params: Params) -> keras.Model:
     """The teacher with random weights, and normalisation that fits them: without it the activations vanish."""
     keras.utils.set_random_seed(0)
-    teacher = build_teacher(params.teacher, len(CLASSES))
+    teacher = build_teacher(params.teacher.model_copy(update={"weights": None}), len(CLASSES))
     for layer in teacher.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0
     teacher(random_batch(16, params.teacher.image_size), training=True)
-    return teacher
+    return select(teacher, "logits")
 
 
 def random_batch(count: int, size: int) -> np.ndarray:
-    """Pictures of noise, (count, size, size, 3) float32, 0..255."""
+    """Images of noise, (count, size, size, 3) float32, 0..255."""
     return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
 
 
 def training_step(
-    model: keras.Model, batches: tf.data.Dataset, settings: Training, loss: DistillationLoss
+    network: keras.Model, batches: tf.data.Dataset, objective: Objective, settings: Training
 ) -> Callable[[], object]:
-    """One step of `model` on the next of `batches`, compiled as `training.fit` does it; of a `workspace`."""
-    once = settings.model_copy(update={"epochs": 1})
-    validation = batches.take(1).map(lambda images, targets: (images, targets[:, :1]))
-    with contextlib.redirect_stderr(io.StringIO()):
-        training.fit("train_scratch", model, lambda _: batches, validation, settings.batch_size, once, loss)
-    training.discard("train_scratch")
-    return steps(model, batches)
-
-
-def steps(model: keras.Model, batches: tf.data.Dataset) -> Callable[[], object]:
-    """The compiled training step of `model`, on the next of `batches` with each call."""
-    iterator = iter(batches.prefetch(4))  # as in `training.fit`
-    return lambda: model.train_function(iterator)
+    """One step of `network` on the next of `batches` with each call, as `fit` takes it."""
+    step = compiled_step(network, objective, scheduled(settings, steps=1_000_000))
+    iterator, fade = iter(batches.prefetch(4)), tf.constant(1.0)
+    return lambda: step(next(iterator), fade)
 
 
 def _write_records(images: int, size: int) -> None:
-    """Pictures as smooth as photographs, which take about as long to decode; a few, under many ids."""
+    """Images as smooth as photographs, which take about as long to decode; a few, under many ids."""
     rng = np.random.default_rng(0)
     jpegs = []
-    for _ in range(PICTURES):
+    for _ in range(IMAGES):
         file = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8)).save(file, "PNG")
         jpegs.append(square_jpeg(file.getvalue(), size))
     splits = {
         split: [
-            Example(image_id(f"{split} {number}".encode()), number % len(CLASSES), "", jpegs[number % PICTURES])
+            Example(image_id(f"{split} {number}".encode()), number % len(CLASSES), "", jpegs[number % IMAGES])
             for number in range(count)
         ]
-        for split, count in (("train", images), ("validation", PICTURES), ("test", PICTURES))
+        for split, count in (("train", images), ("validation", IMAGES), ("test", IMAGES))
     }
     counts = {name: class_counts(split, CLASSES) for name, split in splits.items()}
     near, source = {"validation": 0, "test": 0}, {"name": "random", "version": "1"}
-    write_records(Path("data/records"), splits, Manifest(CLASSES, counts, counts["train"], near, size, source, 0, 0))
+    write_records(RECORDS, splits, Manifest(CLASSES, counts, counts["train"], near, size, source, 0, 0))

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks._timing import ROOT, answer, interleaved, record
 from benchmarks._workspace import PRESET, random_batch, random_teacher
-from distillation import figures
 from distillation.files import read_json, replacing
-from distillation.inference import BATCH, forward_pass, to_litert
-from distillation.litert import Network
-from distillation.params import load_params
+from distillation.inference.forward import BATCH, forward_pass, to_litert
+from distillation.inference.litert import Network
+from distillation.preset import complete
+from distillation.report.style import COLOURS, COLUMN, MARKERS, log_axis, save, styled
 
 EXPORT = ROOT / "results/cats_vs_dogs/export"
 FIGURE = ROOT / "benchmarks/latency.png"
@@ -41,7 +43,7 @@ print(runpy.run_path("benchmarks/_timing.py")["peak_mib"]())  # the package impo
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         teacher = Path(directory, "teacher.tflite")
-        teacher.write_bytes(to_litert(random_teacher(load_params(PRESET))))
+        teacher.write_bytes(to_litert(random_teacher(complete(PRESET))))
         files = {
             "teacher float32": teacher,
             "student float32": EXPORT / "student_float32.tflite",
@@ -49,7 +51,7 @@ def main() -> None:
         }
         one, many = (
             interleaved(*map(passes, files.values()), rounds=15, calls=calls, untimed=2) / calls
-            for passes, calls in ((_one_picture, 20), (_batch, 2))
+            for passes, calls in ((_one_image, 20), (_batch, 2))
         )
         rows = [
             {
@@ -57,7 +59,7 @@ def main() -> None:
                 "milliseconds": 1e3 * np.median(one[:, column]),
                 "low": 1e3 * np.quantile(one[:, column], 0.25),
                 "high": 1e3 * np.quantile(one[:, column], 0.75),
-                "pictures_per_second": BATCH / np.median(many[:, column]),
+                "images_per_second": BATCH / np.median(many[:, column]),
                 "peak_mib": _peak_alone(file),
                 "bytes": file.stat().st_size,
             }
@@ -67,7 +69,7 @@ def main() -> None:
     accuracies = {"teacher float32": evaluated["teacher"]["accuracy"]}
     accuracies |= {f"student {variant}": row["accuracy"] for variant, row in exported.items()}
     with replacing(FIGURE) as temporary:
-        figures.save(figures.latency(rows, accuracies), temporary)
+        save(draw(rows, accuracies), temporary)
     question, *_ = __doc__.splitlines()
     record(
         latency=rows,
@@ -81,7 +83,33 @@ def main() -> None:
     )
 
 
-def _one_picture(file: Path) -> Callable[[], object]:
+@styled
+def draw(rows: list[dict], accuracies: dict[str, float]) -> Figure:
+    """Test accuracy against the time that one picture takes on one thread.
+
+    Args:
+        rows: `latency` in `benchmarks/results.json`.
+        accuracies: 0..1, by the `network` of the rows.
+    """
+    figure = Figure((COLUMN, 2.2))
+    axes = figure.subplots()
+    for row in rows:
+        network, milliseconds = row["network"], row["milliseconds"]
+        name = "teacher" if network.startswith("teacher") else "student_distilled"
+        accuracy = 100 * accuracies[network]
+        axes.plot(milliseconds, accuracy, MARKERS[name], color=COLOURS[name])
+        text = f"{network.replace('student', 'distilled')}\n{milliseconds:.2f} ms"
+        above = network.endswith("float32")  # int8 stands near it
+        place = {"xytext": (0, 5 if above else -5), "va": "bottom" if above else "top"}
+        axes.annotate(text, (milliseconds, accuracy), textcoords="offset points", ha="center", size=7, **place)
+    times = [row["milliseconds"] for row in rows]
+    log_axis(axes, times, "milliseconds for one picture on one thread", StrMethodFormatter("{x:g}"))
+    axes.set(ylabel="test accuracy (%)")
+    axes.margins(y=0.4)
+    return figure
+
+
+def _one_image(file: Path) -> Callable[[], object]:
     interpreter = Interpreter(str(file), num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()

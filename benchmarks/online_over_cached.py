@@ -11,39 +11,42 @@ import keras
 from keras import layers
 
 from benchmarks._timing import answer, interleaved, record
-from benchmarks._workspace import CLASSES, distilled, random_teacher, training_step, workspace
-from distillation import training
-from distillation.losses import DistillationLoss
+from benchmarks._workspace import CLASSES, distilled, random_teacher, scratch, training_step, workspace
+from distillation.data.records import Records
+from distillation.networks.network import select
+from distillation.networks.students import build_student
 from distillation.params import Params
-from distillation.records import Records
-from distillation.student import build_student
+from distillation.training.fit import scheduled, set_seed
 
 CACHED_STEPS = 8  # to one that is online
 
 
 def main() -> None:
-    training.set_seed(0)
+    set_seed(0)
     with workspace(images=2048) as params:
-        train, student = Records("data/records", "train"), params.student
-        model, batches, loss = distilled(params, train)
-        cached = training_step(model, batches, student, loss)
-        batches = training.view_batches(train, student.image_size, params.views, student)(range(student.epochs))
-        online = training_step(_distiller(params), batches, student, DistillationLoss(len(CLASSES)))
+        train = Records("train")
+        cached = training_step(*distilled(params, train), params.student)
+        _, batches, _ = scratch(params, train)
+        online = _distiller(params)
+        online.compile(scheduled(params.student, steps=1_000_000), keras.losses.SparseCategoricalCrossentropy(True))
+        online.make_train_function()
+        pairs = iter(batches.map(lambda batch: (batch["image"], batch["label"])).prefetch(4))
 
         def cached_steps() -> None:
             for _ in range(CACHED_STEPS):
                 cached()
 
-        seconds = interleaved(online, cached_steps, rounds=5, untimed=1)
+        seconds = interleaved(lambda: online.train_function(pairs), cached_steps, rounds=5, untimed=1)
     record(online_over_cached=answer(__doc__, CACHED_STEPS * seconds[:, 0] / seconds[:, 1], ">= 4"))
 
 
 def _distiller(params: Params) -> keras.Model:
     inputs = keras.Input((params.student.image_size, params.student.image_size, 3))
     magnified = layers.Resizing(params.teacher.image_size, params.teacher.image_size)(inputs)
+    student = select(build_student(params.student, len(CLASSES)), "logits")
     return keras.distillation.Distiller(
-        teacher=keras.Model(inputs, random_teacher(params)(magnified)),
-        student=build_student(params.student, len(CLASSES)),
+        teacher=keras.Model(inputs, random_teacher(params)(magnified)["logits"]),
+        student=keras.Model(inputs, student(inputs)["logits"]),
         distillation_losses=keras.distillation.LogitsDistillation(
             params.distill.temperature, loss=keras.losses.KLDivergence()
         ),

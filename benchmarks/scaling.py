@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks._timing import peak_mib, record
 from benchmarks._workspace import distilled, workspace
-from distillation import training
-from distillation.inference import predict, view_images
+from distillation.data.records import Records
+from distillation.inference.forward import predictions, view_images
 from distillation.params import load_params
-from distillation.records import Records
+from distillation.training.fit import set_seed
 
 SIZES = [(1000, 1), (4000, 1), (16000, 1), (4000, 2), (4000, 4)]  # pictures, views
 
@@ -32,16 +32,15 @@ def main() -> None:
 
 def _measure() -> dict[str, float]:
     params = load_params()
-    training.set_seed(0)
-    train, size, views = Records("data/records", "train"), params.teacher.image_size, params.views
+    set_seed(0)
+    train, views = Records("train"), params.views
     start = time.perf_counter()
-    for view in range(views.count):
-        what = f"scaling: view {view + 1}/{views.count}"
-        predict(lambda batch: np.zeros((len(batch), 1)), view_images(train, size, views, view), what)
+    images = view_images(train, params.teacher.image_size, views, views.count)
+    for _ in predictions(lambda batch: {"logits": np.zeros((len(batch), 1))}, images, "scaling"):
+        pass
     middle = time.perf_counter()
-    epochs = params.student.model_copy(update={"epochs": views.count})
-    _, batches, _ = distilled(params.model_copy(update={"student": epochs}), train)
-    for _ in batches.prefetch(4):
+    _, batches, _ = distilled(params, train)
+    for _ in batches.take(views.count * len(train) // params.student.batch_size).prefetch(4):
         pass
     end = time.perf_counter()
     return {"teacher_seconds": middle - start, "student_seconds": end - middle, "peak_mib": peak_mib()}

@@ -9,17 +9,18 @@ Bound by cropping, resizing and colouring; looking up the answers is a few per c
 import tensorflow as tf
 
 from benchmarks._timing import answer, interleaved, record
-from benchmarks._workspace import distilled, steps, training_step, workspace
-from distillation import training
-from distillation.records import Records
+from benchmarks._workspace import distilled, training_step, workspace
+from distillation.data.records import Records
+from distillation.training.fit import set_seed
 
 
 def main() -> None:
-    training.set_seed(0)
+    set_seed(0)
     with workspace(images=2048) as params:
-        model, batches, loss = distilled(params, Records("data/records", "train"))
-        with_pipeline = training_step(model, batches, params.student, loss)
-        in_memory = steps(model, tf.data.Dataset.from_tensors(next(iter(batches))).repeat())
+        network, batches, objective = distilled(params, Records("train"))
+        with_pipeline = training_step(network, batches, objective, params.student)
+        one = tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
+        in_memory = training_step(network, one, objective, params.student)
         seconds = interleaved(with_pipeline, in_memory, rounds=25, calls=8, untimed=8)
     record(step_over_compute=answer(__doc__, seconds[:, 0] / seconds[:, 1], "<= 1.15"))
 

@@ -1,6 +1,6 @@
 """How much faster does the teacher answer through LiteRT than through Keras?
 
-`keras.Model.predict` against `inference.forward_pass`, which `train_teacher`, `cache_teacher_logits`
+`keras.Model.predict` against `forward_pass`, which `train_teacher`, `cache_teacher_logits`
 and `evaluate` use, on the same pictures in memory; the answers must agree to 1e-4.
 
 Bound by arithmetic: LiteRT does 50 (AVX2) to 200 (AVX-512) GFLOP/s a core, as TensorFlow's plain convolutions do.
@@ -10,19 +10,19 @@ import numpy as np
 
 from benchmarks._timing import answer, interleaved, record
 from benchmarks._workspace import PRESET, random_batch, random_teacher
-from distillation.inference import BATCH, forward_pass
-from distillation.params import load_params
+from distillation.inference.forward import BATCH, forward_pass
+from distillation.preset import complete
 
 
 def main() -> None:
-    params = load_params(PRESET)
+    params = complete(PRESET)
     teacher, images = random_teacher(params), random_batch(2 * BATCH, params.teacher.image_size)
     forward = forward_pass(teacher)
 
     def keras_predict() -> np.ndarray:
-        return teacher.predict(images, batch_size=BATCH, verbose=0)
+        return teacher.predict(images, batch_size=BATCH, verbose=0)["logits"]
 
-    error = np.abs(keras_predict() - forward(images)).max()
+    error = np.abs(keras_predict() - forward(images)["logits"]).max()
     if error > 1e-4:
         raise SystemExit(f"error: LiteRT and Keras differ by {error:.2g}; it should be 1e-4 at most")
     seconds = interleaved(keras_predict, lambda: forward(images), rounds=25)

@@ -12,43 +12,43 @@ TensorFlow's own pass, which in a training step (batches of 128, oneDNN) is 1.6 
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 from benchmarks._timing import answer, interleaved, record
 from benchmarks._workspace import CLASSES, random_teacher, training_step, workspace
-from distillation import training
-from distillation.inference import forward_pass, plain_images, predict, view_images
-from distillation.losses import DistillationLoss
-from distillation.records import Records
-from distillation.teacher import HEAD
+from distillation.data.records import Records
+from distillation.inference.forward import forward_pass, plain_images, predict, view_images
+from distillation.networks.teachers import HEAD
+from distillation.training.batches import array_stream, view_stream
+from distillation.training.fit import set_seed
+from distillation.training.objective import Objective
 
 NAIVE_EPOCHS = 5
 
 
 def main() -> None:
-    training.set_seed(0)
+    set_seed(0)
     with workspace(images=512) as params:
-        settings, train, loss = params.teacher, Records("data/records", "train"), DistillationLoss(len(CLASSES))
+        settings, train = params.teacher, Records("train")
         teacher = random_teacher(params)
-        backbone = keras.Model(teacher.input, teacher.get_layer(HEAD).input)
+        backbone = keras.Model(teacher.input, {"features": teacher.get_layer(HEAD).input})
         backbone.trainable = False
-        once = settings.model_copy(update={"batch_size": min(settings.batch_size, len(train))})
-        views = training.view_batches(train, settings.image_size, params.views, once)
-        naive_step = training_step(teacher, views(range(100)), once, loss)
+        batches = view_stream(train, settings.image_size, params.views, settings)(0)
+        naive_step = training_step(teacher, batches, Objective(), settings)
 
         forward = forward_pass(backbone)
         passes = [plain_images(train, settings.image_size)]
-        passes += [view_images(train, settings.image_size, params.views, view) for view in range(settings.views)]
+        if settings.views:
+            passes.append(view_images(train, settings.image_size, params.views, settings.views))
 
         def features() -> np.ndarray:
-            return np.concatenate([predict(forward, images, "") for images in passes])
+            return np.concatenate([predict(forward, images, "")["features"] for images in passes])
 
-        inputs = keras.Input(backbone.output.shape[1:])
-        head = keras.Model(inputs, layers.Dense(len(CLASSES))(layers.Dropout(settings.dropout)(inputs)))
-        labels = np.tile(train.labels, len(passes))[:, None].astype(np.float32)
-        rows = tf.data.Dataset.from_tensor_slices((features(), labels)).repeat().batch(settings.batch_size)
-        head_step = training_step(head, rows, settings, loss)
+        source = keras.Input(teacher.get_layer(HEAD).input.shape[1:], name="features")
+        head = keras.Model(source, {"logits": layers.Dense(len(CLASSES))(layers.Dropout(settings.dropout)(source))})
+        labels = np.tile(train.labels, 1 + settings.views)
+        rows = array_stream({"features": features(), "label": labels}, settings)(0)
+        head_step = training_step(head, rows, Objective(), settings)
         head_steps = settings.epochs * len(labels) // settings.batch_size
 
         def ours() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
                 head_step()
 
         seconds = interleaved(naive_step, ours, rounds=5)
-        epochs = NAIVE_EPOCHS * len(train) / once.batch_size
+        epochs = NAIVE_EPOCHS * len(train) / settings.batch_size
         record(teacher_training_speedup=answer(__doc__, epochs * seconds[:, 0] / seconds[:, 1], ">= 10"))
 
 

@@ -13,19 +13,19 @@ from distillation.params import Params, load_params
 
 # A folder that may not be written, a full disk, too little memory; TensorFlow has names of its own for them.
 MACHINE_ERRORS = (OSError, MemoryError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError)
-LOGGED_FROM = 3  # seconds that a loop takes to get a line in a log
+WORTH_A_LINE = 3  # seconds that a loop takes before a log gets a line about it
 
 
 def run(stage: Callable[[Params], str]) -> None:
     """Run a stage on the validated parameters and print the line of result that it returns.
 
-    An `InputError`, what the machine refuses, or Ctrl-C ends the process with one line on standard error
-    and exit status 1; anything else is a defect and keeps its traceback.
+    An `InputError`, what the machine refuses, or Ctrl-C ends the process with one line a problem on
+    standard error and exit status 1; anything else is a defect and keeps its traceback.
     """
     try:
         print(stage(load_params()), flush=True)
     except InputError as error:
-        _fail(" ".join(str(error).split()))  # names of files may hold line breaks
+        _fail(*(" ".join(str(problem).split()) for problem in error.args))  # names of files may hold line breaks
     except MACHINE_ERRORS as error:
         _fail(reason(error))
     except KeyboardInterrupt:
@@ -38,18 +38,19 @@ def note(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable, total: int, what: str) -> Iterator:
+def progress(items: Iterable, total: int, label: str) -> Iterator:
     """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end.
 
     Neither under continuous integration.
     """
     start = time.monotonic()
     hidden = True if os.environ.get("CI") else None  # None: where there is no terminal
-    yield from tqdm(items, total=total, desc=what, leave=False, disable=hidden, mininterval=0.5)
-    if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > LOGGED_FROM:
-        note(f"{what}: {seconds:.0f} s")
+    yield from tqdm(items, total=total, desc=label, leave=False, disable=hidden, mininterval=0.5)
+    if not sys.stderr.isatty() and (seconds := time.monotonic() - start) > WORTH_A_LINE:
+        note(f"{label}: {seconds:.0f} s")
 
 
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(*messages: str) -> None:
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(1)

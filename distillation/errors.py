@@ -2,7 +2,10 @@
 
 
 class InputError(ValueError):
-    """Bad parameters, files or data; its message names the offending thing and what would be right."""
+    """Bad parameters, files or data. Each argument is one problem: it names the thing and what would be right."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 def reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """The schema of `params.yaml`: every stage validates the whole file before it does any work."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,7 +33,6 @@ OpenFraction = Annotated[Real, Field(gt=0, lt=1)]
 NonNegative = Annotated[Real, Field(ge=0, le=1e6)]
 Positive = Annotated[Real, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-Epochs = Annotated[int, Field(ge=1, le=1000)]  # each is a data set of its own
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -42,16 +42,16 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """What the pictures are and how they are split."""
+    """What the images are and how they are split."""
 
-    name: Annotated[str, Field(min_length=1)]
-    folder: Annotated[str, Field(min_length=1)]
-    max_images: Annotated[int, Field(ge=10, lt=2**31)] | None
-    image_size: Pixels
-    validation_fraction: OpenFraction
-    test_fraction: OpenFraction
-    labeled_fraction: Annotated[Real, Field(gt=0, le=1)]
-    seed: Seed
+    name: Annotated[str, Field(min_length=1)] = "pet_sketches"
+    folder: Annotated[str, Field(min_length=1)] = "data/images"
+    max_images: Annotated[int, Field(ge=10, lt=2**31)] | None = None
+    image_size: Pixels = 96
+    validation_fraction: OpenFraction = 0.1
+    test_fraction: OpenFraction = 0.2
+    labeled_fraction: Annotated[Real, Field(gt=0, le=1)] = 1
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Data":
@@ -60,19 +60,26 @@ class Data(_Section):
         return self
 
 
-class Views(_Section):
-    """Augmented views that teacher and student share (`distillation/views.py`)."""
+class Augment(_Section):
+    """Strength of each augmentation (`distillation/data/views.py`)."""
 
-    count: Annotated[int, Field(ge=1, le=1000)]
-    min_area: Annotated[Real, Field(gt=0, le=1)]
-    colour: Annotated[Real, Field(ge=0, lt=1)]
-    seed: Seed
+    crop: Annotated[Real, Field(gt=0, le=1)] = 0.6
+    flip: Fraction = 0.5
+    colour: Annotated[Real, Field(ge=0, lt=1)] = 0.2
+
+
+class Views(_Section):
+    """Augmented views that teacher and student share."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    augment: Augment = Augment()
+    seed: Seed = 0
 
 
 class Training(_Section):
     """What every training run needs to know."""
 
-    epochs: Epochs
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Count
     learning_rate: Positive
     weight_decay: NonNegative
@@ -80,23 +87,35 @@ class Training(_Section):
 
 
 class Teacher(Training):
-    """MobileNetV2, frozen under a trained head, or (weights: null) trained as a whole."""
+    """A network of `distillation/networks/teachers.py`, frozen under a trained head, or trained as a whole."""
 
-    weights: Annotated[str, Field(min_length=1)] | None
-    width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)]
-    image_size: Pixels
-    views: Annotated[int, Field(ge=0)]
-    dropout: Annotated[Real, Field(ge=0, lt=1)]
+    network: Literal["MobileNetV2"] = "MobileNetV2"
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
+    image_size: Pixels = 64
+    views: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 8
+    batch_size: Count = 32
+    learning_rate: Positive = 0.012
+    weight_decay: NonNegative = 0.01
+    seed: Seed = 0
 
 
 class Student(Training):
-    """The compact CNN (`distillation/student.py`) and the budget of both of its trainings."""
+    """A network of `distillation/networks/students.py`, and the budget of both of its trainings."""
 
-    image_size: Pixels
-    stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)]
-    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)]
-    blocks: Annotated[int, Field(ge=1, le=16)]
-    warmup_epochs: NonNegative
+    network: Literal["residual"] = "residual"
+    image_size: Pixels = 32
+    stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)] = 2
+    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)] = [16, 32]
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
+    batch_size: Count = 32
+    learning_rate: Positive = 0.016
+    weight_decay: NonNegative = 0.01
+    warmup_epochs: NonNegative = 1
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "Student":
@@ -105,29 +124,43 @@ class Student(Training):
         return self
 
 
-class Distill(_Section):
-    """Weights of the terms of the loss (`distillation/losses.py`)."""
+class Weights(_Section):
+    """Weight of each further term of the objective (`distillation/training/objective.py`)."""
 
-    alpha: Fraction
-    temperature: Annotated[Real, Field(ge=1e-6, le=1e6)]
-    feature_channels: Annotated[int, Field(ge=4, le=1280, multiple_of=4)]
-    feature_weight: NonNegative
+    features: NonNegative = 0
+
+
+class Distill(_Section):
+    """The objective of `distill`."""
+
+    alpha: Fraction = 0.1
+    temperature: Annotated[Real, Field(ge=1e-6, le=1e6)] = 2
+    weights: Weights = Weights()
+    feature_channels: Annotated[int, Field(ge=4, le=1280, multiple_of=4)] = 32
 
 
 class Params(_Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`. The defaults are those of the committed file: the drawn data set."""
 
-    data: Data
-    views: Views
-    teacher: Teacher
-    student: Student
-    distill: Distill
+    data: Data = Data()
+    views: Views = Views()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distill: Distill = Distill()
 
     @model_validator(mode="after")
     def _teacher_learns_from_views_that_there_are(self) -> "Params":
         if self.teacher.views > self.views.count:
             raise ValueError(f"teacher.views = {self.teacher.views} must be at most views.count = {self.views.count}")
         return self
+
+
+# Keys of earlier versions, and what stands in their place.
+MOVED = {
+    "views.min_area": "views.augment.crop",
+    "views.colour": "views.augment.colour",
+    "distill.feature_weight": "distill.weights.features",
+}
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -143,19 +176,63 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise InputError(f"{path} is not UTF-8 text") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-02-30 looks like a date
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return validated(content, path, complete=True)
+
+
+def validated(content: object, path: str | Path, complete: bool = False) -> Params:
+    """`content`, read from `path`, as parameters; with `complete`, DVC needs every key to be there.
+
+    Raises `InputError`, a problem for each bad key.
+    """
+    moved = [new for old, new in MOVED.items() if _has(content, old.split("."))]
+    missing = _missing(content, Params().model_dump(), moved) if complete else ()
+    problems = [f"{path}: {line}" for line in missing]
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        raise InputError("; ".join(_problem(path, problem) for problem in error.errors())) from None
+        problems += [_problem(path, problem) for problem in error.errors()]
+    if problems:
+        raise InputError(*problems)
+    return params
+
+
+def _missing(content: object, defaults: dict, moved: list[str], section: str = "") -> Iterator[str]:
+    """What to say of each key, or whole section, that `content` lacks: DVC needs them all. Of `moved` keys nothing."""
+    if not isinstance(content, dict):  # is a problem of its own
+        return
+    for name, default in defaults.items():
+        key = f"{section}{name}"
+        if isinstance(default, dict) and (name in content or any(new.startswith(f"{key}.") for new in moved)):
+            yield from _missing(content.get(name, {}), default, moved, f"{key}.")
+        elif isinstance(default, dict):
+            yield f"{key} is missing; its defaults are those of distillation/params.py"
+        elif name not in content and key not in moved:
+            yield f"{key} is missing; its default is {default!r}"
+
+
+def _has(content: object, path: list[str]) -> bool:
+    """Whether `content` leads somewhere along `path`."""
+    for key in path:
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
+
+
+def leaves(content: dict, prefix: str = "") -> dict[str, object]:
+    """The values of nested mappings by dotted key, as DVC names them."""
+    found = {}
+    for key, value in content.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _problem(path: str | Path, problem: dict) -> str:
+    """One line about one of pydantic's problems."""
     key = " ".join(".".join(str(part) for part in problem["loc"]).split())
     name = f"{path}: {key}" if key else str(path)
-    if problem["type"] == "missing":
-        return f"{name} is missing"
     if problem["type"] == "extra_forbidden":
-        return f"{name} is not a parameter"
+        return f"{name} is now {MOVED[key]}: move its value there" if key in MOVED else f"{name} is not a parameter"
     if isinstance(problem["input"], dict) and problem["type"] == "value_error":  # values that contradict each other
         return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -23,9 +23,9 @@ from PIL import Image
 
 from distillation.errors import InputError, reason
 from distillation.files import read_json
-from distillation.images import read_rgb
-from distillation.litert import Network
+from distillation.inference.litert import Network
 from distillation.parallel import map_in_order
+from distillation.sources.images import read_rgb
 
 COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
 MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
@@ -68,8 +68,9 @@ def load_student(path: Path) -> Student:
         classes = model.with_name(CLASSES).read_text(encoding="utf-8").removesuffix("\n").split("\n")
         network = Network(model.read_bytes())
         size, *_ = network.input_shape
-        if (network.input_shape, network.output_shape) != ([size, size, 3], [len(classes)]):
-            raise ValueError(f"{network.input_shape} in, {network.output_shape} out, {len(classes)} classes beside it")
+        shapes = [*network.output_shapes.values()]
+        if (network.input_shape, shapes) != ([size, size, 3], [[len(classes)]]):
+            raise ValueError(f"{network.input_shape} in, {shapes} out, {len(classes)} classes beside it")
         return Student(network, classes, int(preprocessing["square"]), int(preprocessing["crop"]), size)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{model}, with the files beside it, is not an exported student ({reason(error)})") from None
@@ -111,7 +112,8 @@ def classify(
             return path, error
         except Exception as error:  # in a hostile file Pillow trips over anything
             return path, InputError(_why(error))
-        return path, student.network(view[None])[0]
+        (probabilities,) = student.network(view[None]).values()
+        return path, probabilities[0]
 
     return map_in_order(answer, paths)
 

@@ -6,31 +6,24 @@ from scipy.special import softmax
 from sklearn.metrics import roc_curve
 
 from distillation.console import run
-from distillation.evaluation import MODELS, PREDICTIONS, accuracy_difference, reliability, score
+from distillation.data.records import Records
 from distillation.files import replacing, write_json
-from distillation.inference import forward_pass, plain_images, predict
-from distillation.models import load_weights, macs
+from distillation.inference.forward import forward_pass, plain_images, predict
+from distillation.networks.network import load_network, macs, select
 from distillation.params import Params
-from distillation.records import Records
-from distillation.student import build_student
-from distillation.teacher import build_teacher
+from distillation.report.statistics import MODELS, PREDICTIONS, accuracy_difference, reliability, score
 
 
 def main(params: Params) -> str:
     """Write `metrics/evaluate.json`, the rows of the plots, and every test prediction."""
-    records = Records("data/records", "test")
+    records = Records("test")
     labels, classes = records.labels, records.manifest.classes
     logits, metrics = {}, {}
     for name in MODELS:
-        build = (
-            build_teacher(params.teacher, len(classes))
-            if name == "teacher"
-            else build_student(params.student, len(classes))
-        )
-        model = load_weights(build, f"models/{name}.weights.h5")
-        images = plain_images(records, model.input_shape[1])
-        logits[name] = predict(forward_pass(model), images, f"evaluate: {name}")
-        metrics[name] = score(labels, logits[name]) | {"parameters": model.count_params(), "macs": macs(model)}
+        network = select(load_network(f"models/{name}"), "logits")
+        images = plain_images(records, network.input_shape[1])
+        logits[name] = predict(forward_pass(network), images, f"evaluate: {name}")["logits"]
+        metrics[name] = score(labels, logits[name]) | {"parameters": network.count_params(), "macs": macs(network)}
     predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
     for name in ("student_scratch", "student_distilled"):
         metrics[name]["agreement_with_teacher"] = float((predicted[name] == predicted["teacher"]).mean())

@@ -1,29 +1,24 @@
 """Read the data set, drop duplicates, split it, and write it as TFRecords (`data/records`)."""
 
-from pathlib import Path
-
 import numpy as np
 
 from distillation.console import progress, run
-from distillation.errors import InputError
-from distillation.files import replacing
-from distillation.images import perceptual_hash, square_jpeg
-from distillation.parallel import map_in_order
-from distillation.params import Params
-from distillation.records import (
+from distillation.data.records import RECORDS, Manifest, write_records
+from distillation.data.splits import (
     Example,
-    Manifest,
     class_counts,
     drop_duplicates,
     hide_labels,
     image_id,
     resembling,
     stratified_split,
-    write_records,
 )
-from distillation.sources import open_source
-
-RECORDS = Path("data/records")
+from distillation.errors import InputError
+from distillation.files import replacing
+from distillation.parallel import map_in_order
+from distillation.params import Params
+from distillation.sources.images import perceptual_hash, square_jpeg
+from distillation.sources.open import open_source
 
 
 def main(params: Params) -> str:

@@ -5,67 +5,65 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from distillation import training
 from distillation.console import run
-from distillation.inference import forward_pass, plain_images, predict, view_images
-from distillation.losses import DistillationLoss
+from distillation.data.records import Records
+from distillation.inference.forward import forward_pass, plain_images, predict, view_images
+from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
-from distillation.records import Records
-from distillation.teacher import HEAD, build_teacher
+from distillation.training.batches import array_stream, plain_batches, view_stream
+from distillation.training.checkpoint import History
+from distillation.training.fit import fit, publish, set_seed
+from distillation.training.objective import Objective
 
-STAGE = "train_teacher"
+STAGE, MODEL = "train_teacher", "teacher"
 
 
 def main(params: Params) -> str:
-    """Write the teacher's weights, its final metrics and its history."""
-    teacher = params.teacher
-    labeled, validation = Records("data/records", "train", labeled_only=True), Records("data/records", "validation")
-    training.set_seed(teacher.seed)
-    model = build_teacher(teacher, len(labeled.manifest.classes), teacher.weights)
-    train = _train_whole if teacher.weights is None else _train_head
-    history = train(model, labeled, validation, params)
-    return training.publish(STAGE, "teacher", model, history)
+    """Write the teacher's network, its final metrics and its history."""
+    labeled, validation = Records("train", labeled_only=True), Records("validation")
+    set_seed(params.teacher.seed)
+    network = build_teacher(params.teacher, len(labeled.manifest.classes))
+    train = _train_whole if params.teacher.weights is None else _train_head
+    return publish(STAGE, MODEL, network, train(network, labeled, validation, params))
 
 
-def _train_whole(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
-    teacher = params.teacher
-    return training.fit(
+def _train_whole(network: keras.Model, train: Records, validation: Records, params: Params) -> History:
+    teacher, images = params.teacher, train.manifest.size("train")
+    return fit(
         STAGE,
-        model,
-        training.view_batches(train, teacher.image_size, params.views, teacher),
-        training.plain_batches(validation, teacher.image_size, teacher.batch_size),
-        train.manifest.size("train"),
+        MODEL,
+        network,
+        Objective(),
+        view_stream(train, teacher.image_size, params.views, teacher),
+        plain_batches(validation, teacher.image_size, teacher.batch_size),
+        max(1, images * teacher.epochs // teacher.batch_size),
         teacher,
-        DistillationLoss(len(train.manifest.classes)),
-        warmup_epochs=1,
+        warmup_steps=images // teacher.batch_size,
     )
 
 
-def _train_head(model: keras.Model, train: Records, validation: Records, params: Params) -> list[dict[str, float]]:
+def _train_head(network: keras.Model, train: Records, validation: Records, params: Params) -> History:
     """The backbone is frozen, so each view passes through it once, however many epochs the head trains."""
-    teacher = params.teacher
-    backbone = forward_pass(keras.Model(model.input, model.get_layer(HEAD).input))
-    views = [plain_images(train, teacher.image_size)]
-    for view in range(teacher.views):
-        views.append(view_images(train, teacher.image_size, params.views, view))
-    features = [
-        predict(backbone, images, f"{STAGE}: features of view {number}/{len(views)}")
-        for number, images in enumerate(views, 1)
-    ]
-    held_out = predict(backbone, plain_images(validation, teacher.image_size), f"{STAGE}: validation")
-    head = keras.Sequential([keras.Input(held_out.shape[1:]), layers.Dropout(teacher.dropout), model.get_layer(HEAD)])
-    labels = np.tile(train.labels, len(features))[:, None].astype(np.float32)
-    images = len(features) * train.manifest.size("train")
-    examples = tf.data.Dataset.from_tensor_slices((np.concatenate(features), labels))
-    shuffled = training.shuffled_batches(examples, images, images, teacher)
-    return training.fit(
+    teacher, head = params.teacher, network.get_layer(HEAD)
+    backbone = forward_pass(keras.Model(network.input, {"features": network.get_layer(HEAD).input}))
+    passes = {"plain images": plain_images(train, teacher.image_size)}
+    if teacher.views:
+        passes["views"] = view_images(train, teacher.image_size, params.views, teacher.views)
+    features = [predict(backbone, images, f"{STAGE}: features of {name}") for name, images in passes.items()]
+    examples = {name: np.concatenate([batch[name] for batch in features]) for name in features[0]}
+    examples["label"] = np.tile(train.labels, 1 + teacher.views)
+    held_out = predict(backbone, plain_images(validation, teacher.image_size), f"{STAGE}: features of validation")
+    held_out["label"] = validation.labels
+    source = keras.Input(examples["features"].shape[1:], name="features")
+    return fit(
         STAGE,
-        head,
-        lambda epochs: shuffled(epochs).map(lambda batch, *_: batch),
-        tf.data.Dataset.from_tensors((held_out, validation.labels[:, None].astype(np.float32))),
-        images,
+        MODEL,
+        keras.Model(source, {"logits": head(layers.Dropout(teacher.dropout)(source))}),
+        Objective(),
+        array_stream(examples, teacher),
+        tf.data.Dataset.from_tensor_slices(held_out).batch(teacher.batch_size),
+        max(1, len(examples["label"]) * teacher.epochs // teacher.batch_size),
         teacher,
-        DistillationLoss(len(train.manifest.classes)),
     )
 
 

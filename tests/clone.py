@@ -11,20 +11,41 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from distillation.params import Params
+
 ROOT = Path(__file__).parents[1]
+# What a clone takes of the working tree: the product. Parameters, lock, metrics, plots and images are the user's.
+PRODUCT = (
+    ".dvc/config",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitignore",
+    "Makefile",
+    "README.md",
+    "benchmarks",
+    "distillation",
+    "docs",
+    "dvc.yaml",
+    "presets",
+    "pyproject.toml",
+    "requirements.txt",
+    "results",
+    "stages",
+    "studies",
+    "tests",
+)
 TINY = {
     "data": {
         "name": "folder",
         "folder": "photos",
-        "max_images": None,
         "image_size": 48,
         "validation_fraction": 0.2,
         "test_fraction": 0.2,
     },
     "views": {"count": 2},
-    "teacher": {"weights": None, "width": 0.35, "image_size": 32, "epochs": 1, "batch_size": 16},
-    "student": {"image_size": 32, "channels": [4, 8], "epochs": 2, "batch_size": 16},
-    "distill": {"feature_channels": 4, "feature_weight": 5},
+    "teacher": {"image_size": 32, "epochs": 1, "batch_size": 16},
+    "student": {"channels": [4, 8], "epochs": 2, "batch_size": 16},
+    "distill": {"feature_channels": 4, "weights": {"features": 5}},
 }
 STAGES = [
     "prepare",
@@ -56,12 +77,18 @@ class Clone:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", message)
 
+    def write_params(self, content: dict) -> None:
+        """Make `content`, completed from the defaults of the schema, the clone's parameters."""
+        params = Params.model_validate(content)
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+
     def set_params(self, **sections: dict) -> None:
+        """Put values, valid or not, into the clone's parameters."""
         path = self.path / "params.yaml"
         params = yaml.safe_load(path.read_text())
         for section, values in sections.items():
             params[section].update(values)
-        path.write_text(yaml.safe_dump(params))
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
 
     def metrics(self) -> dict:
         return json.loads((self.path / "metrics/evaluate.json").read_text())
@@ -82,15 +109,22 @@ def draw_folder(folder: Path) -> None:
     shutil.copy(folder / "dark/00.png", folder / "dark/copy.png")
 
 
-def copy_of_the_working_tree(clone: Clone) -> None:
-    """Make `clone` a repository of what git would commit here now."""
+def copy_of_the_product(clone: Clone) -> None:
+    """Make `clone` a repository of what git would commit here now of `PRODUCT`, with the default parameters."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard", "--", *PRODUCT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (clone.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone.path / name)
+    clone.write_params({})
+    (clone.path / "data/images").mkdir(parents=True)
+    (clone.path / "data/images/README.md").write_text("Own images may stand here.\n")
     clone.run("git", "init", "-qb", "main")
     clone.run("git", "config", "user.name", "t")
     clone.run("git", "config", "user.email", "t@example.org")

@@ -8,11 +8,12 @@ import pytest
 import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the output
 
 # isort: split
-from clone import ROOT, TINY, Clone, copy_of_the_working_tree, draw_folder
-from helpers import changed, random_examples, write
+from clone import TINY, Clone, copy_of_the_product, draw_folder
+from helpers import random_examples, write
 
-from distillation.params import Params, load_params
-from distillation.records import Records, stratified_split
+from distillation.data.records import Records
+from distillation.data.splits import stratified_split
+from distillation.params import Params
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("reproducible")
@@ -23,14 +24,13 @@ IMAGE_SIZE = 40
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The committed parameters, with six views; `helpers.changed` makes a section with other values."""
-    committed = load_params(ROOT / "params.yaml")
-    return committed.model_copy(update={"views": changed(committed.views, count=6)})
+    """The default parameters, with six views; `helpers.changed` makes a section with other values."""
+    return Params.model_validate({"views": {"count": 6}})
 
 
 @pytest.fixture(scope="session")
 def records_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """36 random pictures of three classes: 24 to train on, 6 for validation, 6 for the test."""
+    """36 random images of three classes: 24 to train on, 6 for validation, 6 for the test."""
     directory = tmp_path_factory.mktemp("data") / "records"
     splits = stratified_split(random_examples(36, len(CLASSES), IMAGE_SIZE), CLASSES, 0.2, 0.2, seed=0)
     write(directory, splits, CLASSES, IMAGE_SIZE)
@@ -40,20 +40,20 @@ def records_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def records(records_directory: Path) -> Records:
     """The training split of `records_directory`."""
-    return Records(records_directory, "train")
+    return Records("train", directory=records_directory)
 
 
 @pytest.fixture(scope="session")
 def validation_records(records_directory: Path) -> Records:
-    return Records(records_directory, "validation")
+    return Records("validation", directory=records_directory)
 
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """The whole pipeline run once on tiny data, and committed; whoever changes it puts it back."""
     clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
-    copy_of_the_working_tree(clone)
-    clone.set_params(**TINY)
+    copy_of_the_product(clone)
+    clone.write_params(TINY)
     draw_folder(clone.path / "photos")
     clone.run("dvc", "add", "photos")
     clone.first = clone.run("dvc", "repro")

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from distillation.records import Example, Manifest, class_counts, hide_labels, image_id, write_records
+from distillation.data.records import Manifest, write_records
+from distillation.data.splits import Example, class_counts, hide_labels, image_id
+from distillation.files import write_json
+from distillation.report.statistics import MODELS
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -20,10 +23,16 @@ _KERAS = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
 needs_photographs = pytest.mark.skipif(
     not (_TFDS / "cats_vs_dogs").is_dir(), reason=f"needs cats_vs_dogs, as TFDS prepares it, in {_TFDS} (TFDS_DATA_DIR)"
 )
-needs_imagenet = pytest.mark.skipif(
-    not any(_KERAS.glob("models/mobilenet_v2_*_0.35_*_no_top.h5")),
-    reason=f"needs the ImageNet weights of MobileNetV2 0.35 in {_KERAS}/models (KERAS_HOME)",
-)
+
+
+def _needs_imagenet(width: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not any(_KERAS.glob(f"models/mobilenet_v2_*_{width}_224_no_top.h5")),
+        reason=f"needs the ImageNet weights of MobileNetV2 {width} in {_KERAS}/models (KERAS_HOME)",
+    )
+
+
+needs_imagenet, needs_imagenet_1 = _needs_imagenet("0.35"), _needs_imagenet("1.0")
 
 
 class Payload:
@@ -90,3 +99,71 @@ def write(
     source = {"name": "test", "version": "1"}
     manifest = Manifest(classes, counts, class_counts(train, classes), near, image_size, source, 0, 0)
     write_records(directory, splits | {"train": train}, manifest)
+
+
+def metrics_of_a_run() -> dict:
+    """What `metrics/evaluate.json` may hold."""
+    metrics = {
+        "compression": {"parameters": 10.5, "macs": 4.25},
+        "distilled_minus_scratch": {"accuracy": 0.05, "ci_low": 0.01, "ci_high": 0.09, "p_value": 0.013},
+    }
+    for name, accuracy, parameters in zip(MODELS, (0.95, 0.8, 0.85), (410_208, 39_067, 39_067), strict=True):
+        metrics[name] = {
+            "accuracy": accuracy,
+            "accuracy_ci_low": accuracy - 0.04,
+            "accuracy_ci_high": accuracy + 0.03,
+            "nll": 2 - 2 * accuracy,
+            "ece": 1 - accuracy,
+            "roc_auc": accuracy + 0.04,
+            "parameters": parameters,
+            "macs": 100 * parameters,
+        }
+    for name, agreement in (("student_scratch", 0.82), ("student_distilled", 0.88)):
+        metrics[name]["agreement_with_teacher"] = agreement
+    return metrics
+
+
+def export_of_a_run() -> dict:
+    """What `metrics/export.json` may hold."""
+    return {
+        "float16": {"accuracy": 0.85, "bytes": 90_000, "max_abs_probability_error": 0.0004},
+        "float32": {"accuracy": 0.85, "bytes": 165_500, "max_abs_probability_error": 0.0000012},
+        "int8": {"accuracy": 0.84, "bytes": 61_000, "max_abs_probability_error": 0.061},
+    }
+
+
+def history_of_a_run(terms: dict[str, list[float]]) -> list[dict]:
+    """What `plots/history/MODEL.json` may hold: a row for each of the values that the objective's terms took."""
+    return [
+        {
+            "images": 320 * (report + 1),
+            "train_accuracy": 0.5 + 0.02 * report,
+            "train_loss": 1 - 0.03 * report,
+            "validation_accuracy": 0.45 + 0.025 * report,
+            "validation_loss": 1.1 - 0.02 * report,
+            **{f"objective_{name}": value for name, value in zip(terms, values, strict=True)},
+        }
+        for report, values in enumerate(zip(*terms.values(), strict=True))
+    ]
+
+
+def histories_of_a_run() -> dict[str, list[dict]]:
+    """Those of all models, by name: the distilled student's objective has all its terms."""
+    alone = {"hard": [0.9, 0.7, 0.6, 0.5], "soft": [0.0] * 4, "features": [0.0] * 4}
+    all_terms = {"hard": [0.1, 0.08, 0.07, 0.06], "soft": [1.2, 0.8, 0.6, 0.5], "features": [0.4, 0.2, 0.1, 0.0]}
+    return {name: history_of_a_run(all_terms if name == "student_distilled" else alone) for name in MODELS}
+
+
+def reliability_of_a_run() -> dict[str, list[dict]]:
+    """What `plots/reliability/MODEL.json` may hold, by model."""
+    rows = [{"confidence": 0.55, "accuracy": 0.5, "share": 0.25}, {"confidence": 0.95, "accuracy": 0.9, "share": 0.75}]
+    return dict.fromkeys(MODELS, rows)
+
+
+def write_numbers_of_a_run() -> None:
+    """Write these to the current directory, where the report reads them."""
+    write_json("metrics/evaluate.json", metrics_of_a_run())
+    write_json("metrics/export.json", export_of_a_run())
+    for plot, rows in (("history", histories_of_a_run()), ("reliability", reliability_of_a_run())):
+        for name in MODELS:
+            write_json(f"plots/{plot}/{name}.json", rows[name])

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import Payload, changed, encoded, random_picture
+from helpers import Payload, changed, encoded, random_picture, write_numbers_of_a_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from distillation.data.records import Records, decode
 from distillation.errors import InputError
+from distillation.inference import answers
+from distillation.networks.network import save_network
+from distillation.networks.teachers import build_teacher
 from distillation.params import Data, Params
-from distillation.records import Records, decode
-from distillation.sources import Source
-from distillation.teacher import build_teacher
+from distillation.sources.open import Source
 from stages import cache_teacher_logits, distill, prepare, report
 
 
@@ -104,7 +106,7 @@ def test_damaged_jpeg_is_a_picture_or_named(photos: Params, content: bytes, data
     try:
         prepare.main(photos)
         for split in ("train", "validation", "test"):
-            for serialised in Records("data/records", split).dataset():
+            for serialised in Records(split).dataset():
                 assert decode(serialised, 32)["image"].shape == (32, 32, 3)
     except InputError as error:
         assert str(error).startswith("b/3.jpg: ")
@@ -117,7 +119,7 @@ def test_pictures_of_one_pixel_will_do(photos: Params):
     pixels = {f"{name}/{v}.png": encoded(Image.new("L", (1, 1), v), "PNG") for name in values for v in values[name]}
     fill(Path("photos"), pixels)
     prepare.main(photos)
-    records = Records("data/records", "train")
+    records = Records("train")
     for serialised in records.dataset():
         image = decode(serialised, 32)["image"].numpy()
         assert np.ptp(image) <= 1
@@ -149,41 +151,121 @@ def npz() -> bytes:
     return file.getvalue()
 
 
-LOGITS = npy(np.zeros((6, 24, 3), np.float32))
-ANSWERS = ["teacher_logits", "teacher_features/out_relu", "teacher_features/block_12_add"]
-IDS = ["other pictures", "other views", "no numbers"]
+# What the teacher says of 6 views of 24 images, in parts of 64 answers: two whole ones and one of 16.
+OUTPUTS = {
+    "logits": np.zeros((144, 3), np.float32),
+    "middle_map": np.zeros((144, 2, 2, 8), np.float16),
+    "last_map": np.zeros((144, 1, 1, 32), np.float16),
+}
+PARTS = (64, 64, 16)
 
 
 @pytest.fixture
 def answered(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records, and what the teacher says of each of six views."""
+    """Records, and the teacher's answers to six views of each training image."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(answers, "PART", PARTS[0])
     shutil.copytree(records_directory, "data/records")
-    Path("data/teacher_features").mkdir()
-    for name in ANSWERS:
-        Path(f"data/{name}.npy").write_bytes(LOGITS)
+    batches = [{name: values[i : i + 32] for name, values in OUTPUTS.items()} for i in range(0, 144, 32)]
+    answers.write_parts(answers.ANSWERS, 0, batches)
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-@pytest.mark.parametrize(
-    "content",
-    [None, b"", b"no array", LOGITS[:100], LOGITS[:-1], npz(), npy(np.array([Payload()])), pickle.dumps(Payload())],
-    ids=["missing", "empty", "text", "half a header", "truncated", "npz", "pickled array", "pickle"],
-)
+def answer(name: str, part: int) -> Path:
+    return Path(f"data/teacher_answers/part-{part:05d}/{name}.npy")
+
+
+def test_whole_answers_are_taken(answered: None):
+    found = answers.Answers(6, 24)
+    assert found.shapes == {name: values.shape[1:] for name, values in OUTPUTS.items()}
+    for name, values in OUTPUTS.items():
+        assert [np.load(answer(name, part)).shape for part in range(3)] == [(n, *values.shape[1:]) for n in PARTS]
+
+
+LOGITS = npy(OUTPUTS["logits"][:64])
+UNREADABLE = {
+    "missing": None,
+    "empty": b"",
+    "text": b"no array",
+    "half a header": LOGITS[:100],
+    "truncated": LOGITS[:-1],
+    "npz": npz(),
+    "pickled array": npy(np.array([Payload()])),
+    "pickle": pickle.dumps(Payload()),
+}
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
 def test_answers_of_the_teacher_that_cannot_be_read_are_named(
-    params: Params, answered: None, name: str, content: bytes | None
+    params: Params, answered: None, part: int, name: str, content: bytes | None
 ):
-    Path(f"data/{name}.npy").unlink()
+    answer(name, part).unlink()
     if content is not None:
-        Path(f"data/{name}.npy").write_bytes(content)
-    assert complaint(distill, params).startswith(f"data/{name}.npy cannot be read")
+        answer(name, part).write_bytes(content)
+    assert complaint(distill, params).startswith(f"{answer(name, part)} cannot be read")
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-@pytest.mark.parametrize("answers", [np.zeros((6, 23, 3)), np.zeros((5, 24, 3)), np.zeros((6, 24, 3), "U1")], ids=IDS)
-def test_answers_about_other_pictures_are_refused(params: Params, answered: None, name: str, answers: np.ndarray):
-    Path(f"data/{name}.npy").write_bytes(npy(answers))
-    assert f"data/{name}.npy has {answers.dtype} of shape {answers.shape}" in complaint(distill, params)
+@pytest.mark.parametrize("part", range(3))
+def test_missing_part_of_the_answers_is_named(params: Params, answered: None, part: int):
+    shutil.rmtree(answer("logits", part).parent)
+    assert complaint(distill, params).startswith(f"{answer('last_map', part)} cannot be read ([Errno 2] No such file")
+
+
+def test_missing_answers_are_named(params: Params, answered: None):
+    shutil.rmtree(answers.ANSWERS)
+    assert complaint(distill, params).startswith(f"{answer('logits', 0)} cannot be read ([Errno 2] No such file")
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("count", [-1, 1, None], ids=["one too few", "one too many", "no images"])
+def test_answers_about_other_images_are_refused(
+    params: Params, answered: None, part: int, name: str, count: int | None
+):
+    stored = np.load(answer(name, part))
+    other = stored[0, ..., 0] if count is None else np.zeros((len(stored) + count, *stored.shape[1:]), stored.dtype)
+    np.save(answer(name, part), other)
+    message = complaint(distill, params)
+    assert message.startswith(f"{answer(name, part)} has {other.dtype} of shape {other.shape}, should have ")
+
+
+@pytest.mark.parametrize("views", [5, 7])
+def test_answers_about_another_number_of_views_are_refused(params: Params, answered: None, views: int):
+    chosen = params.model_copy(update={"views": changed(params.views, count=views)})
+    part = {5: 1, 7: 2}[views]  # 120 answers end in a part of 56, 168 in one of 40
+    length = {5: 56, 7: 40}[views]
+    message = complaint(distill, chosen)
+    assert message.startswith(f"{answer('last_map', part)} has float16 of shape ({PARTS[part]}, 1, 1, 32)")
+    assert f"should have float16 of shape ({length}, 1, 1, 32)" in message
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_parts_must_fit_each_other(params: Params, answered: None, name: str):
+    stored = np.load(answer(name, 1))
+    for other in (stored[..., :-1], stored.astype(np.float64)):
+        np.save(answer(name, 1), other)
+        message = complaint(distill, params)
+        assert message.startswith(f"{answer(name, 1)} has {other.dtype} of shape {other.shape}, should have ")
+        assert f"should have {stored.dtype} of shape {stored.shape}" in message
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("kind", ["U1", "i4"])
+def test_answers_that_are_no_floats_are_refused(params: Params, answered: None, part: int, name: str, kind: str):
+    np.save(answer(name, part), np.load(answer(name, part)).astype(kind))
+    message = complaint(distill, params)
+    assert message.startswith(f"{answer(name, part)} has values of type {np.dtype(kind)}, should have floats")
+
+
+@pytest.mark.parametrize("name", ["middle_map", "last_map"])
+def test_maps_that_the_objective_wants_and_the_teacher_lacks_are_named(params: Params, answered: None, name: str):
+    for part in range(3):
+        answer(name, part).unlink()
+    weights = changed(params.distill.weights, features=5)
+    chosen = params.model_copy(update={"distill": changed(params.distill, weights=weights.model_dump())})
+    assert complaint(distill, chosen).startswith(f"data/teacher_answers has no {name}, which distill.weights asks for")
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"deep\xfe/0.jpg"], ids=repr)
@@ -199,7 +281,7 @@ def test_labels_that_the_manifest_does_not_name_are_refused(photos: Params):
     manifest["classes"].pop()
     Path("data/records/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="labels beyond"):
-        Records("data/records", "train")
+        Records("train")
 
 
 @pytest.mark.slow
@@ -221,8 +303,7 @@ def test_more_features_than_the_teacher_can_give_are_refused(
     shutil.copytree(records_directory, "data/records")
     small = changed(params.teacher, image_size=size)
     chosen = params.model_copy(update={"teacher": small, "distill": changed(params.distill, feature_channels=channels)})
-    Path("models").mkdir()
-    build_teacher(small, 3).save_weights("models/teacher.weights.h5")
+    save_network(build_teacher(small, 3), "models/teacher")
     message = complaint(cache_teacher_logits, chosen)
     assert f"distill.feature_channels = {channels}, should be at most {most}" in message
     assert not any(Path("data").rglob("*.npy"))
@@ -234,9 +315,7 @@ def test_predictions_that_cannot_be_read_are_named(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
-    Path("metrics").mkdir()
-    for name in ("evaluate", "export"):
-        Path(f"metrics/{name}.json").write_text("{}")
+    write_numbers_of_a_run()
     if isinstance(content, bytes):
         report.PREDICTIONS.write_bytes(content)
     else:

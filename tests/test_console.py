@@ -2,23 +2,29 @@
 
 import errno
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
+import yaml
 
 from distillation import console
 from distillation.console import progress, run
 from distillation.errors import InputError
+from distillation.params import Params
 from distillation.quiet import without_lines
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy("params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
+    write_params({})
+
+
+def write_params(changes: dict) -> None:
+    """Let params.yaml hold the defaults with other sections."""
+    Path("params.yaml").write_text(yaml.safe_dump(Params().model_dump() | changes))
 
 
 def raising(error: BaseException):
@@ -29,8 +35,9 @@ def raising(error: BaseException):
 
 
 def test_result_is_printed(capsys: pytest.CaptureFixture):
+    write_params({"data": Params().data.model_dump() | {"name": "folder"}})
     run(lambda params: f"{params.data.name}: done")
-    assert capsys.readouterr().out == "pet_sketches: done\n"
+    assert capsys.readouterr().out == "folder: done\n"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,29 @@ def test_what_the_user_can_mend_ends_in_one_line(error: BaseException, line: str
         run(raising(error))
     assert ended.value.code == 1
     assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_each_problem_gets_a_line(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        run(raising(InputError("dog/a\nb.jpg: not an image", "params.yaml: distill.alpha = 2")))
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", "error: dog/a b.jpg: not an image\nerror: params.yaml: distill.alpha = 2\n")
+
+
+def test_problems_read_as_one_text():
+    assert str(InputError("a: not an image", "b: not an image")) == "a: not an image; b: not an image"
+    assert str(InputError("a: not an image")) == "a: not an image"
+
+
+def test_each_bad_parameter_gets_a_line(capsys: pytest.CaptureFixture):
+    write_params({"data": Params().data.model_dump() | {"image_size": 1, "seed": -1}})
+    with pytest.raises(SystemExit):
+        run(raising(AssertionError("began")))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == [
+        "error: params.yaml: data.image_size",
+        "error: params.yaml: data.seed",
+    ]
 
 
 def test_bad_parameters_end_in_one_line_before_the_stage_begins(capsys: pytest.CaptureFixture):
@@ -77,7 +107,7 @@ def test_long_work_leaves_a_line_in_a_log(
     ci: str, worth: int, lines: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CI", ci)
-    monkeypatch.setattr(console, "LOGGED_FROM", worth)
+    monkeypatch.setattr(console, "WORTH_A_LINE", worth)
     assert [*progress(iter("abc"), 3, "counting")] == ["a", "b", "c"]
     assert capsys.readouterr().err.splitlines() == lines
 

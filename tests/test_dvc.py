@@ -19,7 +19,7 @@ from clone import FROM_DISTILL, STAGES, Clone
 from scipy.special import softmax
 from scipy.stats import mannwhitneyu
 
-from distillation.evaluation import MODELS
+from distillation.report.statistics import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,9 @@ def test_repro_runs_every_stage_and_writes_all_metrics(clone: Clone) -> None:
     assert sum(sum(split.values()) for split in manifest["counts"].values()) == 81
     metrics = clone.metrics()
     scores = {"accuracy", "accuracy_ci_low", "accuracy_ci_high", "nll", "ece", "roc_auc", "parameters", "macs"}
-    assert set(metrics["teacher"]) == scores
-    assert set(metrics["student_scratch"]) == set(metrics["student_distilled"]) == scores | {"agreement_with_teacher"}
+    assert set(metrics["teacher"]) >= scores
+    assert set(metrics["student_scratch"]) == set(metrics["student_distilled"])
+    assert set(metrics["student_scratch"]) >= scores | {"agreement_with_teacher"}
     assert set(metrics["distilled_minus_scratch"]) == {"accuracy", "ci_low", "ci_high", "p_value"}
     assert set(metrics["compression"]) == {"parameters", "macs"}
     export = json.loads((clone.path / "metrics/export.json").read_text())
@@ -152,9 +153,9 @@ def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> N
     clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
     assert work_off_the_queue(clone, jobs=2) == 2
     assert metrics_by_alpha(clone) == one_by_one
-    clone.run("bash", "-c", "dvc exp show --json | python -m presets.studies studies")
-    rows = json.loads((clone.path / "studies/sweep.json").read_text())
-    shutil.rmtree(clone.path / "studies")
+    clone.run("bash", "-c", "dvc exp show --json | python -m studies.sweeps found")
+    rows = json.loads((clone.path / "found/sweep.json").read_text())
+    shutil.rmtree(clone.path / "found")
     assert [row["alpha"] for row in rows] == [0.1, 0.2, 0.6]
     for row in rows[1:]:
         final = one_by_one[row["alpha"]]["metrics/student_distilled.json"]["data"]
@@ -163,9 +164,9 @@ def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> N
 
 def test_naive_cache_distils_elsewhere(clone: Clone) -> None:
     before = outs(clone)
-    clone.run("python", "-m", "presets.naive_cache", "naive.json")
+    clone.run("python", "-m", "studies.naive_cache", "naive.json")
     naive = json.loads((clone.path / "naive.json").read_text())
-    assert [row["feature_weight"] for row in naive] == [0, 5]
+    assert [row["features"] for row in naive] == [0, 5]
     assert all(0 <= row["validation_accuracy"] <= 1 for row in naive)
     assert outs(clone) == before
     (clone.path / "naive.json").unlink()
@@ -218,11 +219,16 @@ def test_charts_hold_the_rows_of_the_files(clone: Clone) -> None:
         for chart, measure in (("Accuracy", "accuracy"), ("Cross-entropy", "loss")):
             for curve in (f"train_{measure}", f"validation_{measure}"):
                 line = [
-                    (row["epoch"], row["dvc_inferred_y_value"])
+                    (row["images"], row["dvc_inferred_y_value"])
                     for row in drawn[f"{chart} while training"]
                     if (row["filename"], row["field"]) == (f"{model}.json", curve)
                 ]
-                assert line == [(row["epoch"], row[curve]) for row in rows["history"]]
+                assert line == [(row["images"], row[curve]) for row in rows["history"]]
+        if model == "student_distilled":
+            for term in ("objective_hard", "objective_soft", "objective_features"):
+                terms = drawn["Weighted terms of the objective"]
+                area = [(row["images"], row["dvc_inferred_y_value"]) for row in terms if row["field"] == term]
+                assert area == [(row["images"], row[term]) for row in rows["history"]]
         for chart in ("Reliability", "ROC"):
             shown = [row for row in drawn[chart] if row["filename"] == f"{model}.json"]
             of_file = rows[chart.lower()]
@@ -233,7 +239,7 @@ def test_charts_hold_the_rows_of_the_files(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"student": {"batch_size": 100_000}}, "batch_size = 100000"),
+        ({"student": {"learning_rate": 1e5}}, "a lower learning_rate may help"),
         ({"distill": {"alpha": 1.5}}, "distill.alpha = 1.5"),
         ({"distill": {"temprature": 2}}, "distill.temprature is not a parameter"),
         ({"data": {"name": "no_such_data_set"}}, "no_such_data_set"),

@@ -9,9 +9,9 @@ import pytest
 from helpers import encoded, random_picture, smooth_picture
 from PIL import Image
 
+from distillation.data.splits import NEAR_BITS
 from distillation.errors import InputError
-from distillation.images import perceptual_hash, read_rgb, square_jpeg
-from distillation.records import NEAR_BITS
+from distillation.sources.images import perceptual_hash, read_rgb, square_jpeg
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

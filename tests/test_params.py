@@ -3,31 +3,45 @@
 import copy
 import datetime
 import math
-import re
 from pathlib import Path
 
 import pytest
 import yaml
+from clone import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from distillation import preset
 from distillation.errors import InputError
-from distillation.params import Params, load_params
+from distillation.params import MOVED, Params, leaves, load_params
 
-DEFAULT = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-LEAVES = [(section, leaf) for section, leaves in DEFAULT.items() for leaf in leaves]
+DEFAULT = Params().model_dump()
+LEAVES = leaves(DEFAULT)
+SECTIONS = ["data", "views", "views.augment", "teacher", "student", "distill", "distill.weights"]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 MISSING = object()
 
 
-def with_value(key: str, value: object) -> dict:
-    """The committed parameters with another value at `key`, or without the key."""
-    content = copy.deepcopy(DEFAULT)
+def put(content: dict, key: str, value: object) -> None:
+    """Let `content` have `value` at `key`, or no such key."""
     *sections, leaf = key.split(".")
-    parent = content[sections[0]] if sections else content
-    parent[leaf] = value
+    for section in sections:
+        content = content[section]
+    content[leaf] = value
     if value is MISSING:
-        del parent[leaf]
+        del content[leaf]
+
+
+def with_values(values: dict[str, object]) -> dict:
+    """The default parameters with other values, or without these keys."""
+    content = copy.deepcopy(DEFAULT)
+    for key, value in values.items():
+        put(content, key, value)
     return content
+
+
+def with_value(key: str, value: object) -> dict:
+    return with_values({key: value})
 
 
 def load(directory: Path, content: object) -> Params:
@@ -40,28 +54,48 @@ def load(directory: Path, content: object) -> Params:
     return load_params(path)
 
 
-def complaint(directory: Path, content: object) -> str:
-    """The message that bad parameters end in, without the file's name."""
+def complaints(directory: Path, content: object) -> list[str]:
+    """The problems that bad parameters end in, without the file's name, which each of them begins with."""
     with pytest.raises(InputError) as caught:
         load(directory, content)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert "params.yaml" in message
-    return message.replace(str(directory), "")
+    path = directory / "params.yaml"
+    assert caught.value.args
+    for problem in caught.value.args:
+        assert problem.startswith(f"{path}: ") or problem.startswith(f"{path} ")
+        assert len(problem.splitlines()) == 1
+    return [problem.removeprefix(f"{path}: ").removeprefix(f"{path} ") for problem in caught.value.args]
 
 
-@pytest.mark.parametrize("path", [Path("params.yaml"), *sorted(Path("presets").glob("*.yaml"))], ids=str)
-def test_committed_parameters_are_valid(path: Path):
-    loaded = load_params(path)
-    assert loaded.model_dump() == yaml.safe_load(path.read_text(encoding="utf-8"))
+def complaint(directory: Path, content: object) -> str:
+    """The one problem of parameters that have no other."""
+    (problem,) = complaints(directory, content)
+    return problem
 
 
-def test_presets_set_what_the_default_sets():
-    presets = sorted(Path("presets").glob("*.yaml"))
-    assert presets
-    for path in presets:
-        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert [(section, leaf) for section, leaves in preset.items() for leaf in leaves] == LEAVES
+def test_whole_file_of_defaults_is_valid_and_gives_them(tmp_path: Path):
+    assert load(tmp_path, DEFAULT) == Params()
+    assert load(tmp_path, DEFAULT).model_dump() == DEFAULT
+
+
+def test_values_that_differ_from_the_defaults_are_taken(tmp_path: Path):
+    values = {
+        "data.name": "folder",
+        "views.augment.flip": 0,
+        "student.channels": [8, 8, 8],
+        "distill.weights.features": 5,
+    }
+    loaded = leaves(load(tmp_path, with_values(values)).model_dump())
+    assert loaded == LEAVES | values
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid_and_hold_what_differs_from_the_defaults(tmp_path: Path, path: Path):
+    content = leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert content
+    assert [key for key, value in content.items() if value == LEAVES[key]] == []
+    completed = preset.complete(path.stem)
+    assert leaves(completed.model_dump()) == LEAVES | content
+    assert load(tmp_path, completed.model_dump()) == completed
 
 
 @pytest.mark.parametrize(
@@ -83,20 +117,26 @@ def test_presets_set_what_the_default_sets():
         ("data.seed", None, "integer"),
         ("views.count", 0, "1"),
         ("views.count", "8", "integer"),
-        ("views.min_area", 0, "greater than 0"),
-        ("views.min_area", 1.1, "1"),
-        ("views.colour", 1, "less than 1"),
+        ("views.count", 1001, "1000"),
+        ("views.augment", 0.3, "a mapping of parameters"),
+        ("views.augment.crop", 0, "greater than 0"),
+        ("views.augment.crop", 1.1, "1"),
+        ("views.augment.flip", -0.1, "0"),
+        ("views.augment.flip", 1.1, "1"),
+        ("views.augment.colour", 1, "less than 1"),
+        ("teacher.network", "VGG16", "'MobileNetV2'"),
         ("teacher.width", 0.6, "0.5"),
         ("teacher.dropout", 1.0, "less than 1"),
         ("teacher.weights", "", "at least 1 character"),
         ("teacher.views", -1, "0"),
         ("teacher.width", True, "number"),
+        ("student.network", "plain", "'residual'"),
         ("student.stem_stride", 3, "1, 2 or 4"),
         ("student.stem_stride", True, "number"),
         ("student.channels", [16], "at least 2"),
         ("student.channels", 16, "list"),
         ("student.epochs", 0, "1"),
-        ("student.epochs", 1001, "1000"),
+        ("student.epochs", 100_001, "100000"),
         ("student.batch_size", True, "integer"),
         ("student.batch_size", 2**31, "2147483648"),
         ("student.learning_rate", 0, "greater than 0"),
@@ -117,67 +157,114 @@ def test_presets_set_what_the_default_sets():
         ("distill.temperature", -math.inf, "finite"),
         ("distill.feature_channels", 1284, "1280"),
         ("distill.feature_channels", 6, "multiple of 4"),
-        ("distill.feature_weight", "1e999", "finite"),
+        ("distill.weights", [5], "a mapping of parameters"),
+        ("distill.weights.features", "1e999", "finite"),
+        ("distill.weights.features", -1, "0"),
     ],
 )
 def test_bad_value_is_named_with_its_key_and_what_would_be_right(tmp_path: Path, key: str, value: object, hint: str):
     message = complaint(tmp_path, with_value(key, value))
-    assert f"{key} = " in message
     shown = str(float(value)) if isinstance(value, str) and hint == "finite" else repr(value)
-    assert f" = {shown}, should be" in message
+    assert message.startswith(f"{key} = {shown}, should be ")
     assert hint in message.split("should be", 1)[1]
 
 
 def test_bad_channel_is_named_by_its_place(tmp_path: Path):
-    assert "student.channels.1 = 0, should be" in complaint(tmp_path, with_value("student.channels", [16, 0, 32]))
+    message = complaint(tmp_path, with_value("student.channels", [16, 0, 32]))
+    assert message.startswith("student.channels.1 = 0, should be")
 
 
-@pytest.mark.parametrize("key", ["distill.gamma", "distilll"])
+@pytest.mark.parametrize("key", ["distill.gamma", "distilll", "views.augment.zoom", "distill.weights.hints"])
 def test_unknown_key_is_named(tmp_path: Path, key: str):
-    assert f"{key} is not a parameter" in complaint(tmp_path, with_value(key, 1))
+    assert complaint(tmp_path, with_value(key, 1)) == f"{key} is not a parameter"
 
 
-@pytest.mark.parametrize("key", ["distill.alpha", "views"])
-def test_missing_key_is_named(tmp_path: Path, key: str):
-    assert f"{key} is missing" in complaint(tmp_path, with_value(key, MISSING))
+@pytest.mark.parametrize("key", LEAVES)
+def test_missing_key_is_named_with_its_default(tmp_path: Path, key: str):
+    assert complaint(tmp_path, with_value(key, MISSING)) == f"{key} is missing; its default is {LEAVES[key]!r}"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_missing_section_is_one_problem(tmp_path: Path, section: str):
+    message = complaint(tmp_path, with_value(section, MISSING))
+    assert message == f"{section} is missing; its defaults are those of distillation/params.py"
+
+
+def test_empty_section_lacks_each_of_its_keys(tmp_path: Path):
+    problems = complaints(tmp_path, with_values({"views.augment": {}, "distill.weights": {}}))
+    assert [problem.partition(" is missing")[0] for problem in problems] == [
+        "views.augment.crop",
+        "views.augment.flip",
+        "views.augment.colour",
+        "distill.weights.features",
+    ]
+
+
+def test_file_without_sections_lacks_each_of_them(tmp_path: Path):
+    problems = complaints(tmp_path, "{}")
+    assert [problem.partition(" is missing")[0] for problem in problems] == list(DEFAULT)
+
+
+@pytest.mark.parametrize("old", MOVED)
+@pytest.mark.parametrize("beside", ["key", "section", "nothing"])
+def test_moved_key_gets_one_line_and_nothing_else_is_said_about_it(tmp_path: Path, old: str, beside: str):
+    """The old key stands in place of the new one, in place of the new one's whole section, or beside it."""
+    new = MOVED[old]
+    section = new.rpartition(".")[0]
+    gone = {"key": {new: MISSING}, "section": {section: MISSING}, "nothing": {}}[beside]
+    moved, *others = complaints(tmp_path, with_values(gone | {old: 0.3}))[::-1]
+    assert moved == f"{old} is now {new}: move its value there"
+    siblings = [key for key in LEAVES if key.startswith(f"{section}.") and key != new] if beside == "section" else []
+    assert others[::-1] == [f"{key} is missing; its default is {LEAVES[key]!r}" for key in siblings]
+
+
+def test_parameters_of_the_version_before_get_a_line_for_each_moved_and_each_new_key(tmp_path: Path):
+    values = {"views.augment": MISSING, "views.min_area": 0.3, "views.colour": 0.2, "distill.weights": MISSING}
+    values |= {"distill.feature_weight": 50, "teacher.network": MISSING, "student.network": MISSING}
+    assert sorted(complaints(tmp_path, with_values(values))) == [
+        "distill.feature_weight is now distill.weights.features: move its value there",
+        "student.network is missing; its default is 'residual'",
+        "teacher.network is missing; its default is 'MobileNetV2'",
+        "views.augment.flip is missing; its default is 0.5",
+        "views.colour is now views.augment.colour: move its value there",
+        "views.min_area is now views.augment.crop: move its value there",
+    ]
+
+
+def test_moved_keys_lead_to_parameters_that_there_are():
+    assert set(MOVED.values()) <= set(LEAVES)
+    assert not set(MOVED) & set(LEAVES)
 
 
 def test_every_bad_key_is_named_at_once(tmp_path: Path):
-    content = with_value("distill.alpha", 2)
-    content["student"]["epochs"] = 0
-    message = complaint(tmp_path, content)
-    assert "distill.alpha" in message
-    assert "student.epochs" in message
+    values = {"distill.alpha": 2, "student.epochs": 0, "data.seed": MISSING, "teacher.depth": 3}
+    problems = complaints(tmp_path, with_values(values))
+    assert sorted(problem.split()[0] for problem in problems) == sorted(values)
 
 
 def test_fractions_must_leave_something_to_train_on(tmp_path: Path):
-    content = with_value("data.validation_fraction", 0.5)
-    content["data"]["test_fraction"] = 0.5
-    assert "validation_fraction + test_fraction" in complaint(tmp_path, content)
-    content["data"]["test_fraction"] = 0.49
-    assert load(tmp_path, content).data.test_fraction == 0.49
+    content = with_values({"data.validation_fraction": 0.5, "data.test_fraction": 0.5})
+    assert complaint(tmp_path, content).startswith("data: validation_fraction + test_fraction must leave")
+    assert load(tmp_path, with_values({"data.validation_fraction": 0.5, "data.test_fraction": 0.49}))
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("values", "named"),
     [
         (
             {"student.epochs": 2, "student.warmup_epochs": 2.5},
-            "params.yaml: student: warmup_epochs = 2.5 must be at most epochs = 2",
+            "student: warmup_epochs = 2.5 must be at most epochs = 2",
         ),
-        ({"views.count": 2, "teacher.views": 3}, "params.yaml: teacher.views = 3 must be at most views.count = 2"),
+        ({"views.count": 2, "teacher.views": 3}, "teacher.views = 3 must be at most views.count = 2"),
     ],
 )
-def test_what_contradicts_itself_is_named(tmp_path: Path, change: dict, named: str):
-    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    for key, value in change.items():
-        section, leaf = key.split(".")
-        content[section][leaf] = value
-    assert named in complaint(tmp_path, content)
+def test_what_contradicts_itself_is_named(tmp_path: Path, values: dict, named: str):
+    assert complaint(tmp_path, with_values(values)) == named
 
 
 def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path):
-    text = re.sub("learning_rate: .*", "learning_rate: 1e-05", Path("params.yaml").read_text(encoding="utf-8"))
+    text = yaml.safe_dump(with_values({"student.learning_rate": "VALUE", "teacher.learning_rate": "VALUE"}))
+    text = text.replace("VALUE", "1e-05")
     assert yaml.safe_load(text)["student"]["learning_rate"] == "1e-05"
     loaded = load(tmp_path, text)
     assert loaded.student.learning_rate == loaded.teacher.learning_rate == 0.00001
@@ -194,7 +281,8 @@ def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
         ("# nothing\n", "= None, should be a mapping of parameters"),
         ("[1, 2]", "= [1, 2], should be a mapping of parameters"),
         ("data", "= 'data', should be a mapping of parameters"),
-        ("{1: 2}", "should be"),
+        ("{1: 2}", "should be"),  # and all sections are missing
+        ("{data: null}", "data = None, should be a mapping of parameters"),
         ("data: [", "not valid YAML"),
         ("data:\n\t- 1", "not valid YAML"),
         ("a: *b", "not valid YAML"),
@@ -210,7 +298,7 @@ def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
     ids=lambda value: repr(value[:24]),
 )
 def test_file_that_holds_no_parameters_is_refused(tmp_path: Path, content: str | bytes, words: str):
-    assert words in complaint(tmp_path, content)
+    assert words in "; ".join(complaints(tmp_path, content))
 
 
 def test_missing_file_is_named(tmp_path: Path):
@@ -239,20 +327,19 @@ values = st.recursive(
 
 
 @settings(max_examples=150)
-@given(st.sampled_from(LEAVES), values)
-@example(("student", "learning_rate"), 10**400)
-@example(("data", "name"), {"two\nlines": 1})
-@example(("student", "seed"), datetime.date(2024, 1, 1))
-def test_any_value_is_accepted_or_named_in_one_line(
-    tmp_path_factory: pytest.TempPathFactory, leaf: tuple[str, str], value: object
-):
+@given(st.sampled_from([*LEAVES, *SECTIONS]), values)
+@example("student.learning_rate", 10**400)
+@example("data.name", {"two\nlines": 1})
+@example("views.augment", {"two\nlines": 1})
+@example("student.seed", datetime.date(2024, 1, 1))
+def test_any_value_is_accepted_or_named_in_one_line(tmp_path_factory: pytest.TempPathFactory, key: str, value: object):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(yaml.safe_dump(with_value(".".join(leaf), value)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(with_value(key, value)), encoding="utf-8")
     try:
         assert isinstance(load_params(path), Params)
     except InputError as error:
-        assert "\n" not in str(error)
-        assert leaf[1] in str(error)
+        assert all(len(problem.splitlines()) == 1 for problem in error.args)
+        assert all(key.rpartition(".")[2] in problem for problem in error.args)
 
 
 @settings(max_examples=40)
@@ -263,4 +350,5 @@ def test_any_unknown_key_is_refused_in_one_line(tmp_path_factory: pytest.TempPat
     path.write_text(yaml.safe_dump(DEFAULT | {key: 1}), encoding="utf-8")
     with pytest.raises(InputError) as caught:
         load_params(path)
-    assert len(str(caught.value).splitlines()) == 1
+    (problem,) = caught.value.args
+    assert len(problem.splitlines()) == 1

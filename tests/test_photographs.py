@@ -4,27 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
-from clone import Clone, copy_of_the_working_tree
+from clone import Clone, copy_of_the_product
 from helpers import needs_imagenet, needs_photographs
 
 pytestmark = [pytest.mark.slow, needs_photographs, needs_imagenet]
 
 
 def run(clone: Clone, hash_seed: int) -> None:
-    copy_of_the_working_tree(clone)
-    clone.set_params(
-        data={"name": "cats_vs_dogs", "max_images": 600, "image_size": 128, "test_fraction": 0.25},
-        views={"count": 2},
-        teacher={
-            "weights": "imagenet",
-            "width": 0.35,
-            "image_size": 128,
-            "views": 1,
-            "epochs": 20,
-            "learning_rate": 0.003,
-        },
-        student={"image_size": 48, "channels": [8, 16, 32], "epochs": 6, "batch_size": 32},
-    )
+    copy_of_the_product(clone)
+    params = {
+        "data": {"name": "cats_vs_dogs", "max_images": 600, "image_size": 128, "test_fraction": 0.25},
+        "views": {"count": 2},
+        "teacher": {"weights": "imagenet", "image_size": 128, "views": 1, "epochs": 20, "learning_rate": 0.003},
+        "student": {"image_size": 48, "channels": [8, 16, 32], "epochs": 6},
+        "distill": {"weights": {"features": 5}},
+    }
+    clone.write_params(params)
     clone.run("env", f"PYTHONHASHSEED={hash_seed}", "dvc", "repro")
 
 

@@ -16,28 +16,37 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from helpers import changed, encoded, needs_photographs, random_examples, random_picture, smooth_picture, write
 from PIL import Image
 
 from distillation import predict as serving
-from distillation.images import read_rgb, square_jpeg
-from distillation.inference import forward_pass, plain_images, predict
+from distillation.data.records import Records
+from distillation.data.splits import Example, drop_duplicates, image_id, stratified_split
+from distillation.data.views import CENTRE, plain
+from distillation.errors import InputError
+from distillation.inference.forward import forward_pass, plain_images, predict, to_litert
+from distillation.networks.network import save_network
+from distillation.networks.students import build_student
 from distillation.parallel import AHEAD
-from distillation.params import Params, load_params
+from distillation.params import Data, Params
 from distillation.predict import COMMITTED, Student, classify, find, load_student
-from distillation.records import (
-    Example,
-    Records,
-    drop_duplicates,
-    image_id,
-    stratified_split,
-)
-from distillation.sources import open_source
-from distillation.student import build_student
-from distillation.views import CENTRE, plain
+from distillation.sources.images import read_rgb, square_jpeg
+from distillation.sources.open import open_source
 from stages import export
 
 RECORD = Path("results/cats_vs_dogs")
+
+
+def recorded() -> Data:
+    """Which images the committed student was made from; sections of its record may be of an earlier version."""
+    return Data.model_validate(yaml.safe_load((RECORD / "params.yaml").read_text())["data"])
+
+
+def probabilities(student: Student, picture: Image.Image) -> np.ndarray:
+    """(classes,): what its network answers to its view of `picture`."""
+    (answers,) = student.network(student.view(picture)[None]).values()
+    return answers[0]
 
 
 def command(*arguments: str | bytes | Path, stdin: str = "") -> subprocess.CompletedProcess:
@@ -103,7 +112,7 @@ def test_every_picture_gets_a_line_in_the_order_asked_for(student: Student, fold
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths]
     for path, (_, label, probability) in zip(paths, rows, strict=True):
-        answer = student.network(student.view(read_rgb(path))[None])[0]
+        answer = probabilities(student, read_rgb(path))
         assert label == ("cat", "dog")[answer.argmax()]
         assert float(probability) == pytest.approx(answer.max(), abs=1e-3)
 
@@ -176,7 +185,7 @@ def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(stude
     assert set(found) == set(good)
     for name, probability in found.items():
         expected = grey.convert("RGB") if name in ("grey.tif", "16 bit [1].png") else picture
-        assert probability == pytest.approx(student.network(student.view(expected)[None])[0, 1], abs=0.02), name
+        assert probability == pytest.approx(probabilities(student, expected)[1], abs=0.02), name
     errors = done.stderr.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [
         ["error", str(path)] for path in [*(tmp_path / name for name in sorted(bad)), *wrong]
@@ -293,15 +302,39 @@ def test_model_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes
     assert str(tmp_path / "export") in refusal(tmp_path / "export")
 
 
+@pytest.mark.parametrize(
+    ("size", "outputs", "reason"),
+    [
+        ((32, 32), ["logits", "again"], r"\[\[2\], \[2\]\] out"),
+        ((32, 32), ["last_map"], r"\[\[8, 8, 2\]\] out, 2 classes"),
+        ((32, 48), ["logits"], r"\[32, 48, 3\] in"),
+    ],
+    ids=["two outputs", "a map", "oblong"],
+)
+def test_network_that_is_no_classifier_of_squares_is_refused(
+    tmp_path: Path, size: tuple[int, int], outputs: list[str], reason: str
+):
+    shutil.copytree(COMMITTED, tmp_path / "export")
+    image = keras.Input((*size, 3))
+    last_map = keras.layers.Conv2D(2, 3, 4)(image)
+    logits, again = keras.layers.GlobalAveragePooling2D()(last_map), keras.layers.GlobalMaxPooling2D()(last_map)
+    every = {"last_map": last_map, "logits": logits, "again": again}
+    network = keras.Model(image, {name: every[name] for name in outputs})
+    (tmp_path / "export" / serving.MODEL).write_bytes(to_litert(network))
+    with pytest.raises(InputError, match=f"is not an exported student .*{reason}"):
+        load_student(tmp_path / "export")
+
+
 @pytest.mark.parametrize("variant", ["float16", "int8"])
 def test_every_committed_file_answers_alike(student: Student, variant: str):
     other = load_student(COMMITTED / f"student_{variant}.tflite")
-    views = np.stack([student.view(Image.fromarray(random_picture(np.random.default_rng(n), 180))) for n in range(8)])
-    np.testing.assert_allclose(other.network(views), student.network(views), atol=0.2)
+    for number in range(8):
+        picture = Image.fromarray(random_picture(np.random.default_rng(number), 180))
+        np.testing.assert_allclose(probabilities(other, picture), probabilities(student, picture), atol=0.2)
 
 
 def test_committed_student_is_fed_what_its_record_says(student: Student):
-    assert student.square == load_params(RECORD / "params.yaml").data.image_size
+    assert student.square == recorded().image_size
 
 
 def test_committed_student_keeps_its_goals():
@@ -322,7 +355,7 @@ def exported(params: Params, records_directory: Path, tmp_path_factory: pytest.T
     (place / "models").mkdir()
     chosen = params.model_copy(update={"student": changed(params.student, image_size=32, channels=[4, 8])})
     keras.utils.set_random_seed(0)
-    build_student(chosen.student, 3).save_weights(place / "models/student_distilled.weights.h5")
+    save_network(build_student(chosen.student, 3), place / "models/student_distilled")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         export.main(chosen)
@@ -373,7 +406,7 @@ def test_model_card_says_what_was_measured(exported: Path):
 @pytest.fixture(scope="module")
 def tested_photographs() -> list[Example]:
     """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
-    data = load_params(RECORD / "params.yaml").data
+    data = recorded()
     with open_source(data) as source:
         pictures = [Example(image_id(content), label, name, content) for content, label, name in source.pictures]
     splits = stratified_split(
@@ -412,9 +445,9 @@ def test_predict_and_evaluate_agree_on_photographs(
         jpeg = square_jpeg(content, student.square)
         stored.append(Example(example.id, example.label, example.source, jpeg))
     write(tmp_path / "records", {"train": [], "test": stored}, student.classes, student.square)
-    records = Records(tmp_path / "records", "test")
+    records = Records("test", directory=tmp_path / "records")
     forward = forward_pass((COMMITTED / serving.MODEL).read_bytes())
-    evaluated = predict(forward, plain_images(records, student.size), "test")
+    (evaluated,) = predict(forward, plain_images(records, student.size), "test").values()
     predicted = np.stack([answer for _, answer in classify(student, find([str(originals)]))])
     assert np.abs(predicted - evaluated).mean() < tolerance
     assert (predicted.argmax(axis=1) == records.labels).mean() > 0.92

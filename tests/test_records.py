@@ -1,44 +1,29 @@
-"""Records: what the split promises, the way through the shards and back, and damage that must not pass."""
+"""Records: the way through the shards and back, and damage that must not pass."""
 
 import hashlib
 import io
 import json
-from collections import Counter
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import bare_examples, random_examples, write
+from helpers import random_examples, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distillation import records
+from distillation.data import records
+from distillation.data.records import Records, decode, read_manifest
+from distillation.data.splits import UNLABELED, Example, hide_labels, stratified_split
 from distillation.errors import InputError
-from distillation.records import (
-    UNLABELED,
-    Example,
-    Records,
-    class_counts,
-    decode,
-    drop_duplicates,
-    hide_labels,
-    image_id,
-    read_manifest,
-    resembling,
-    stratified_split,
-)
 
 CLASSES = ["ant", "bee", "cow"]
 
 
 def split(examples: list[Example], seed: int = 0, **options: object) -> dict[str, list[Example]]:
     return stratified_split(examples, CLASSES, 0.1, 0.2, seed, **options)
-
-
-def placed(splits: dict[str, list[Example]]) -> dict[str, str]:
-    """The split of each id."""
-    return {example.id: name for name, examples in splits.items() for example in examples}
 
 
 @pytest.fixture
@@ -53,112 +38,10 @@ def shards(directory: Path) -> list[Path]:
     return sorted(directory.glob("train-*.tfrecord"))
 
 
-def test_id_is_the_start_of_the_sha256_of_the_bytes():
-    # FIPS 180-2, appendix B.1: SHA-256 of "abc" is ba7816bf 8f01cfea 414140de ...
-    assert image_id(b"abc") == "ba7816bf8f01cfea"
-    assert image_id(b"abd") != image_id(b"abc")
-
-
-def test_of_equal_pictures_with_equal_labels_one_is_kept_whatever_their_order():
-    copies = [Example("1" * 16, 0, source, b"") for source in ("c", "a", "b")]
-    other = Example("0" * 16, 1, "d", b"")
-    assert drop_duplicates([*copies, other]) == ([other, copies[1]], 2, 0)
-    assert drop_duplicates([other, *reversed(copies)]) == ([other, copies[1]], 2, 0)
-
-
-def test_of_equal_pictures_with_contradicting_labels_none_is_kept():
-    contradicting = [Example("1" * 16, label, f"{number}", b"") for number, label in enumerate((0, 1, 0))]
-    other = Example("2" * 16, 1, "d", b"")
-    assert drop_duplicates([*contradicting, other]) == ([other], 0, 3)
-
-
-def test_without_duplicates_everything_is_kept_in_id_order():
-    examples = bare_examples(20, 3)
-    kept, *dropped = drop_duplicates(examples)
-    assert kept == sorted(examples, key=lambda example: example.id)
-    assert dropped == [0, 0]
-
-
-def test_split_does_not_depend_on_the_order_of_its_input():
-    examples = bare_examples(100, 3)
-    shuffled = [examples[number] for number in np.random.default_rng(0).permutation(100)]
-    assert split(shuffled) == split(examples)
-    assert split(shuffled, max_images=50) == split(examples, max_images=50)
-
-
-@pytest.mark.parametrize("count", [9, 10, 57, 400])
-def test_split_is_complete_disjoint_sorted_and_stratified(count: int):
-    examples = bare_examples(count, 3)
-    splits = split(examples)
-    members = [example for part in splits.values() for example in part]
-    assert sorted(members, key=lambda example: example.id) == sorted(examples, key=lambda example: example.id)
-    assert list(splits) == ["train", "validation", "test"]
-    for part in splits.values():
-        assert [example.id for example in part] == sorted(example.id for example in part)
-    sizes = Counter(example.label for example in examples)
-    for name, fraction in (("validation", 0.1), ("test", 0.2)):
-        found = Counter(example.label for example in splits[name])
-        for label in range(3):
-            assert found[label] >= 1
-            assert abs(found[label] - fraction * sizes[label]) < 1
-    assert {example.label for example in splits["train"]} == {0, 1, 2}
-
-
-def test_one_more_picture_moves_at_most_two_others():
-    examples = bare_examples(101, 3)
-    before = placed(split(examples[:-1]))
-    for stranger in bare_examples(20, 3, seed=1):
-        after = placed(split([*examples[:-1], stranger]))
-        assert sum(after[name] != part for name, part in before.items()) <= 2
-
-
-def test_another_seed_gives_another_split_of_the_same_sizes():
-    examples = bare_examples(300, 3)
-    first, second = split(examples, seed=0), split(examples, seed=1)
-    assert {name: len(part) for name, part in first.items()} == {name: len(part) for name, part in second.items()}
-    # Two independent splits put a picture into the same part with odds 0.7^2 + 0.1^2 + 0.2^2 = 0.54.
-    one, other = placed(first), placed(second)
-    assert 0.4 < np.mean([one[name] == other[name] for name in one]) < 0.68
-
-
-def test_max_images_takes_a_stratified_part_of_every_class():
-    examples = [*bare_examples(300, 3), *bare_examples(100, 1, seed=1)]  # 200, 100 and 100
-    members = [example for part in split(examples, max_images=80).values() for example in part]
-    assert Counter(example.label for example in members) == {0: 40, 1: 20, 2: 20}
-    assert {example.id for example in members} <= {example.id for example in examples}
-    assert split(examples, max_images=400) == split(examples)
-    assert split(examples, max_images=4000) == split(examples)
-
-
-def test_a_smaller_subset_is_part_of_a_larger_one():
-    examples = bare_examples(300, 3)
-    smaller, larger = (placed(split(examples, max_images=count)).keys() for count in (60, 120))
-    assert smaller < larger
-
-
-def test_class_with_too_few_pictures_is_named():
-    examples = [example for example in bare_examples(30, 3) if example.label != 1]
-    two = [Example(image_id(content), 1, "", content) for content in (b"a", b"b")]
-    for few in ([], two):
-        with pytest.raises(InputError, match=f"class bee has {len(few)} .*at least 3"):
-            split([*examples, *few])
-
-
-@pytest.mark.parametrize("fractions", [(0.4, 0.5), (0.5, 0.4), (0.45, 0.45)])
-def test_what_a_class_is_said_to_need_is_enough(fractions: tuple[float, float]):
-    """Whoever mends the data as the message says must not meet the message again."""
-    splits = stratified_split(bare_examples(9, 3), CLASSES, *fractions, seed=0)
-    assert all({example.label for example in part} == {0, 1, 2} for part in splits.values())
-
-
-def test_class_counts_include_zeros():
-    assert class_counts(bare_examples(4, 2), CLASSES) == {"ant": 2, "bee": 2, "cow": 0}
-
-
 def test_records_come_back_in_id_order_through_several_shards(sharded: Path):
     expected = split(random_examples(27, 3))["train"]
     assert [path.name for path in shards(sharded)] == [f"train-{shard:05d}-of-00004.tfrecord" for shard in range(4)]
-    read = Records(sharded, "train")
+    read = Records("train", directory=sharded)
     assert len(read) == len(expected)
     assert read.ids.tolist() == sorted(read.ids) == [example.id for example in expected]
     assert read.labels.tolist() == [example.label for example in expected]
@@ -172,25 +55,6 @@ def test_records_come_back_in_id_order_through_several_shards(sharded: Path):
         assert np.abs(decoded["image"].numpy() - by_pillow).max() <= 1
 
 
-@pytest.mark.parametrize(("share", "kept"), [(1, 100), (0.25, 25), (0.001, 1)])
-def test_each_class_keeps_its_share_of_labels(share: float, kept: int):
-    examples = bare_examples(300, 3)
-    hidden = hide_labels(examples, share, seed=0)
-    assert [example.id for example in hidden] == [example.id for example in examples]
-    assert Counter(example.label for example in hidden if example.label != UNLABELED) == dict.fromkeys(range(3), kept)
-    assert all(example.label in (true.label, UNLABELED) for example, true in zip(hidden, examples, strict=True))
-
-
-def test_labels_kept_of_a_smaller_share_are_kept_of_a_larger_one():
-    examples = bare_examples(300, 3)
-    few, many = (
-        {example.id for example in hide_labels(examples, share, seed=0) if example.label != UNLABELED}
-        for share in (0.1, 0.3)
-    )
-    assert few < many
-    assert few != {example.id for example in hide_labels(examples, 0.1, seed=1) if example.label != UNLABELED}
-
-
 def test_labeled_records_leave_out_what_is_unlabeled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(records, "SHARD_IMAGES", 5)
     splits = split(random_examples(60, 3))
@@ -198,19 +62,12 @@ def test_labeled_records_leave_out_what_is_unlabeled(tmp_path: Path, monkeypatch
     hidden = hide_labels(splits["train"], 0.3, seed=0)
     labeled = [example for example in hidden if example.label != UNLABELED]
     assert 3 <= len(labeled) < len(splits["train"])
-    read = Records(tmp_path / "records", "train", labeled_only=True)
+    read = Records("train", labeled_only=True, directory=tmp_path / "records")
     assert read.ids.tolist() == [example.id for example in labeled]
     assert read.labels.tolist() == [example.label for example in labeled]
     assert [decode(serialised, 32)["id"].numpy().decode() for serialised in read.dataset()] == read.ids.tolist()
     assert int(read.dataset().cardinality()) == len(read) == len(labeled)
-    assert len(Records(tmp_path / "records", "train")) == len(splits["train"])
-
-
-def test_resemblance_counts_hashes_within_a_few_bits():
-    reference = np.array([0, 2**64 - 1], np.uint64)
-    hashes = np.array([0, 0b1111, 0b11111, 2**64 - 1 - 2**63, 0xFFFFFFFF], np.uint64)
-    assert resembling(hashes, reference) == 3
-    assert resembling(reference[:0], reference) == 0
+    assert len(Records("train", directory=tmp_path / "records")) == len(splits["train"])
 
 
 def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
@@ -240,7 +97,7 @@ def test_damaged_shard_is_refused(sharded: Path, data: st.DataObject):
     try:
         shard.write_bytes(damaged[data.draw(st.sampled_from(sorted(damaged)))])
         with pytest.raises(InputError, match=r"records/train-\*\.tfrecord"):
-            Records(sharded, "train")
+            Records("train", directory=sharded)
     finally:
         shard.write_bytes(content)
 
@@ -248,11 +105,11 @@ def test_damaged_shard_is_refused(sharded: Path, data: st.DataObject):
 def test_missing_shards_are_noticed(sharded: Path):
     shards(sharded)[2].unlink()
     with pytest.raises(InputError, match=r"hold 13 images; manifest\.json says 18"):
-        Records(sharded, "train")
+        Records("train", directory=sharded)
     for shard in shards(sharded):
         shard.unlink()
     with pytest.raises(InputError, match=r"hold 0 images; manifest\.json says 18"):
-        Records(sharded, "train")
+        Records("train", directory=sharded)
 
 
 def test_count_that_the_shards_do_not_hold_is_noticed(sharded: Path):
@@ -260,7 +117,41 @@ def test_count_that_the_shards_do_not_hold_is_noticed(sharded: Path):
     manifest["counts"]["train"]["bee"] += 1
     (sharded / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"manifest\.json says"):
-        Records(sharded, "train")
+        Records("train", directory=sharded)
+
+
+@pytest.mark.parametrize(("old", "new"), [(2, 3), (0, -2)])
+def test_label_that_no_class_has_is_noticed(sharded: Path, tmp_path: Path, old: int, new: int):
+    examples = [
+        replace(example, label=new) if example.label == old else example
+        for example in split(random_examples(27, 3))["train"]
+    ]
+    write(tmp_path / "other", {"train": examples, "test": []}, CLASSES)
+    shutil.copy(sharded / "manifest.json", tmp_path / "other")
+    with pytest.raises(InputError, match=r"train-\*\.tfrecord hold labels beyond the manifest's 3 classes"):
+        Records("train", directory=tmp_path / "other")
+
+
+def test_records_of_the_pipeline_are_read_where_no_directory_is_named(sharded: Path, monkeypatch: pytest.MonkeyPatch):
+    (sharded.parent / "data").mkdir()
+    sharded.rename(sharded.parent / "data/records")
+    monkeypatch.chdir(sharded.parent)
+    assert read_manifest().classes == CLASSES
+    assert len(Records("train")) == 18
+
+
+@pytest.mark.parametrize("labeled_only", [False, True])
+def test_batches_hold_the_images_in_id_order(tmp_path: Path, labeled_only: bool):
+    write(tmp_path / "records", split(random_examples(60, 3)), CLASSES, labeled_fraction=0.5)
+    read = Records("train", labeled_only, tmp_path / "records")
+    batches = [*read.batches(8).as_numpy_iterator()]
+    *full, last = (len(batch["id"]) for batch in batches)
+    assert set(full) == {8}
+    assert last == len(read) % 8 != 0
+    assert [name.decode() for batch in batches for name in batch["id"]] == read.ids.tolist()
+    assert [label for batch in batches for label in batch["label"]] == read.labels.tolist()
+    decoded = [decode(serialised, 32)["image"].numpy() for serialised in read.dataset()]
+    assert np.array_equal(np.concatenate([batch["image"] for batch in batches]), decoded)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"classes": ["a", "b"]}', '{"colour": 1}', "3", "null"])
@@ -272,4 +163,4 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str):
 
 def test_missing_records_are_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"manifest\.json is missing.*dvc repro"):
-        Records(tmp_path / "nowhere", "train")
+        Records("train", directory=tmp_path / "nowhere")

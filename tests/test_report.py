@@ -1,11 +1,34 @@
-"""What the report says of the numbers, and which pictures it shows."""
+"""What the report says of the numbers, and which images it shows."""
+
+import base64
+import html
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from helpers import (
+    changed,
+    export_of_a_run,
+    history_of_a_run,
+    metrics_of_a_run,
+    write_numbers_of_a_run,
+)
+from matplotlib.figure import Figure
 
-from distillation import figures
+from distillation.data.records import Records
+from distillation.errors import InputError
+from distillation.files import read_json, write_json
+from distillation.params import Params
+from distillation.report import charts, page, pictures, style
+from distillation.report.statistics import MODELS, PREDICTIONS
 from stages import report
+
+CHARTS = ["summary", "learning_curves", "objective", "cost", "reliability"]
+OF_IMAGES = ["montage", "views", "disagreements", "soft_labels"]
 
 
 @pytest.mark.parametrize(
@@ -22,8 +45,8 @@ def test_verdict_needs_both_the_interval_and_the_test(
     accuracy: float, low: float, high: float, p: float, gain: str, verdict: str
 ):
     metrics = {"distilled_minus_scratch": {"accuracy": accuracy, "ci_low": low, "ci_high": high, "p_value": p}}
-    assert report._gain(metrics) == f"distilled minus scratch: {gain}"
-    assert report._verdict(metrics).startswith(verdict)
+    assert page.gain(metrics) == f"distilled minus scratch: {gain}"
+    assert page.verdict(metrics).startswith(verdict)
 
 
 def test_disagreements_are_those_of_models_first_and_then_of_the_teacher_with_the_label():
@@ -34,20 +57,145 @@ def test_disagreements_are_those_of_models_first_and_then_of_the_teacher_with_th
             "student_distilled": [0.8, 0.99, 0.1, 0.5, 0.1, 0.8],
         }
     )
-    differently, against = figures.contested(probabilities, count=2)
+    differently, against = pictures.contested(probabilities, count=2)
     assert differently.tolist() == [1, 4]
     assert against.tolist() == [2, 3]  # 4, which the teacher believes least, is shown already
 
 
-def test_pictures_by_difficulty_are_easy_two_of_growing_doubt_and_hard():
+def test_images_by_difficulty_are_easy_two_of_growing_doubt_and_hard():
     # The teacher gives these probabilities to class 0, by which 1 and 4 are labelled wrongly.
     chances = np.array([0.9, 0.97, 0.72, 0.999, 0.9999, 0.6])
     logits = np.log(np.stack([chances, 1 - chances], axis=1))
-    shown = figures.by_difficulty(np.array([0, 1, 0, 0, 1, 0]), logits)
+    shown = pictures.by_difficulty(np.array([0, 1, 0, 0, 1, 0]), logits)
     assert list(shown.items()) == [(3, "easy"), (0, "ambiguous"), (2, "ambiguous"), (4, "hard")]
 
 
 def test_balanced_takes_the_classes_in_turn():
     labels = np.array([0, 0, 0, 1, 2, 1])
-    assert labels[figures.balanced(labels, 5)].tolist() == [0, 1, 2, 0, 1]
-    assert sorted(figures.balanced(labels, 99)) == list(range(6))
+    assert labels[pictures.balanced(labels, 5)].tolist() == [0, 1, 2, 0, 1]
+    assert sorted(pictures.balanced(labels, 99)) == list(range(6))
+
+
+def test_comparison_has_each_model_with_its_numbers():
+    table = page.comparison(metrics_of_a_run())
+    assert list(table.index) == ["teacher", "scratch", "distilled"]
+    assert set(page.IN_BRIEF) <= set(table.columns)
+    assert table.loc["distilled"].to_dict() == {
+        "test accuracy": "85.0 %",
+        "95 % interval": "81.0 to 88.0 %",
+        "ECE": "0.150",
+        "parameters": "39,067",
+        "MACs": "3.9 M",
+        "cross-entropy": "0.300",
+        "ROC AUC": "0.890",
+        "agrees with teacher": "88.0 %",
+    }
+    assert table["agrees with teacher"].tolist() == ["", "82.0 %", "88.0 %"]
+
+
+def test_exported_files_stand_by_size():
+    table = page.exported(export_of_a_run())
+    assert list(table.index) == ["student_float32.tflite", "student_float16.tflite", "student_int8.tflite"]
+    assert table["size"].tolist() == ["165.5 kB", "90.0 kB", "61.0 kB"]
+    assert table["test accuracy"].tolist() == ["85.0 %", "85.0 %", "84.0 %"]
+    assert table["largest error of a probability"].tolist() == ["1.2e-06", "0.0004", "0.061"]
+
+
+def test_table_in_markdown():
+    table = pd.DataFrame({"size": ["1 kB", "20 kB"], "ECE": ["0.1", "0.2"]}, index=["a", "b"])
+    assert page.markdown(table).splitlines() == [
+        "| model | size | ECE |",
+        "| --- | ---: | ---: |",
+        "| a | 1 kB | 0.1 |",
+        "| b | 20 kB | 0.2 |",
+    ]
+
+
+def test_page_holds_the_figures_in_order_with_captions_and_the_text_escaped(params: Params, tmp_path: Path):
+    drawn = {name: Figure((2, 1)) for name in ("soft_labels", "objective")}
+    for name, figure in drawn.items():
+        style.save(figure, tmp_path / f"{name}.png")
+    chosen = params.model_copy(update={"distill": changed(params.distill, temperature=3.5)})
+    text = page.html(chosen, metrics_of_a_run(), export_of_a_run(), "<cats> & dogs: -5 %", drawn, tmp_path)
+    images = re.findall('<img src="data:image/png;base64,(.+?)" width="230" alt="(.+?)">', text)
+    assert [name for _, name in images] == list(drawn)
+    for content, name in images:
+        assert base64.b64decode(content) == (tmp_path / f"{name}.png").read_bytes()
+    captions = re.findall("<figcaption>(.+?)</figcaption>", text, re.DOTALL)
+    assert captions[0].endswith("This run distils at T = 3.5.")
+    assert captions[1] == page.CAPTIONS["objective"]
+    assert "&lt;cats&gt; &amp; dogs: \N{MINUS SIGN}5&nbsp;%." in text
+    assert page.verdict(metrics_of_a_run()) in text
+    assert "10.5 times the" in text
+    assert "4.2 times its multiply-accumulates" in text
+    (settings,) = re.findall("<pre>(.+?)</pre>", text, re.DOTALL)
+    assert Params.model_validate(yaml.safe_load(html.unescape(settings))) == chosen
+
+
+@pytest.fixture
+def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """The test split of a run that lacks nothing but its report, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records_directory, "data/records")
+    write_numbers_of_a_run()
+    test, rng = Records("test"), np.random.default_rng(0)
+    table = pd.DataFrame({"id": test.ids})
+    for name in MODELS:
+        table[f"{name}_logits"] = list(rng.normal(0, 2, (len(test), 3)).astype(np.float32))
+    table.to_parquet(PREDICTIONS)
+    return test
+
+
+def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(params: Params, finished: Records):
+    line = report.main(params)
+    assert page.CAPTIONS.keys() == {*CHARTS, *OF_IMAGES}
+    assert set(OF_IMAGES) == report.PICTURES
+    assert {path.stem for path in report.FIGURES.iterdir()} == {*CHARTS, *OF_IMAGES}
+    for path, names in ((report.REPORT, CHARTS + OF_IMAGES), (report.PUBLIC, CHARTS)):
+        text = path.read_text(encoding="utf-8")
+        assert re.findall('<img [^>]*alt="(.+?)"', text) == names
+        assert text.count("data:image") == len(names)
+        assert "test 1: 24 training and 6 test images of 3 classes." in text
+    assert report.TABLE.read_text(encoding="utf-8") == page.markdown(page.comparison(metrics_of_a_run())[page.IN_BRIEF])
+    for shown in ("test 1: 24 training", "85.0 %", page.gain(metrics_of_a_run()), page.verdict(metrics_of_a_run())):
+        assert shown in line
+    assert line.endswith("report: plots/report.html")
+
+
+def test_report_is_the_same_every_time(params: Params, finished: Records):
+    written = []
+    for _ in range(2):
+        report.main(params)
+        written.append({path: path.read_bytes() for path in Path("plots").rglob("*") if path.is_file()})
+    assert written[0] == written[1]
+
+
+def test_report_draws_the_objective_of_the_distilled_student(params: Params, finished: Records, tmp_path: Path):
+    report.main(params)
+    style.save(charts.objective(read_json("plots/history/student_distilled.json")), tmp_path / "objective.png")
+    assert (report.FIGURES / "objective.png").read_bytes() == (tmp_path / "objective.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("plot", ["history", "reliability"])
+def test_missing_rows_are_named(params: Params, finished: Records, plot: str, name: str):
+    path = Path(f"plots/{plot}/{name}.json")
+    path.unlink()
+    with pytest.raises(InputError, match=f"^{path} is missing"):
+        report.main(params)
+    assert not report.FIGURES.exists()
+    assert not report.REPORT.exists()
+
+
+def test_predictions_of_other_images_are_refused(params: Params, finished: Records):
+    table = pd.read_parquet(PREDICTIONS)
+    table.iloc[::-1].to_parquet(PREDICTIONS)
+    with pytest.raises(InputError, match=f"^{PREDICTIONS} is not about the images in data/records"):
+        report.main(params)
+
+
+def test_run_of_one_report_of_history_is_reported(params: Params, finished: Records):
+    for name in MODELS:
+        write_json(f"plots/history/{name}.json", history_of_a_run({"hard": [0.7], "soft": [0.0], "features": [0.0]}))
+    report.main(params)
+    assert report.REPORT.is_file()

@@ -9,12 +9,12 @@ import pytest
 from helpers import changed
 from scipy.stats import binomtest, norm
 
-from distillation import pet_sketches
 from distillation.errors import InputError
-from distillation.images import read_rgb
-from distillation.params import Data, Params
-from distillation.pet_sketches import CLASSES, PetSketches, Traits, draw, jpeg
-from distillation.sources import open_source
+from distillation.params import Data
+from distillation.sources import pet_sketches
+from distillation.sources.images import read_rgb
+from distillation.sources.open import open_source
+from distillation.sources.pet_sketches import CLASSES, PetSketches, Traits, draw, jpeg
 
 
 def folder(data: Data, directory: Path, **files: list[str]) -> Data:
@@ -36,8 +36,8 @@ def refusal(data: Data) -> str:
 
 
 @pytest.fixture
-def data(params: Params) -> Data:
-    return params.data
+def data() -> Data:
+    return Data()
 
 
 def test_folder_gives_sorted_classes_and_all_their_files(data: Data, tmp_path: Path):
@@ -123,6 +123,16 @@ def test_data_set_labels_its_pictures_by_parity(tmp_path: Path):
         assert key == number
         assert builder.info.features["label"].int2str(example["label"]) == ("cat", "dog")[number % 2]
         assert example["image"] == jpeg(number)
+
+
+def test_drawn_data_set_is_drawn_anew(data: Data, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pet_sketches, "PICTURES", 3)
+    with open_source(data) as source:
+        assert (source.name, source.version) == ("pet_sketches", str(PetSketches.VERSION))
+        assert (source.classes, source.count) == (["cat", "dog"], 3)
+        found = {name: (content, label) for content, label, name in source.pictures}
+    assert sorted(found) == [f"pet_sketches/{PetSketches.VERSION}#{number}" for number in range(3)]
+    assert sorted(found.values()) == sorted((jpeg(number), number % 2) for number in range(3))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
-"""Training: the same pictures, targets and weights every time, however often it is interrupted."""
+"""Training: the same images, answers and weights every time, however often it is interrupted."""
 
 import io
 import itertools
-import tempfile
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -13,21 +13,33 @@ import tensorflow as tf
 import yaml
 from helpers import changed, random_examples, write
 from keras import layers
+from scipy.special import log_softmax
 
-from distillation import checkpoint, training
-from distillation.checkpoint import Checkpoint
+from distillation import resume
+from distillation.data.records import Records
+from distillation.data.splits import UNLABELED, stratified_split
 from distillation.errors import InputError
 from distillation.files import read_json
-from distillation.inference import view_images
-from distillation.losses import DistillationLoss
+from distillation.inference.answers import Answers, write_parts
+from distillation.inference.forward import BATCH as ANSWERED_AT_A_TIME
+from distillation.inference.forward import plain_images, view_images
+from distillation.networks.network import MAPS, load_network
+from distillation.networks.students import build_student, with_projections
 from distillation.params import Params, Student, Views
-from distillation.records import Records, stratified_split
-from distillation.student import build_student, with_projections
-from distillation.training import fit, plain_batches, publish, set_seed, shuffled_batches, view_batches
+from distillation.training import batches as batching
+from distillation.training import checkpoint
+from distillation.training import fit as fitting
+from distillation.training import student as students
+from distillation.training.batches import Stream, array_stream, plain_batches, view_stream
+from distillation.training.checkpoint import Checkpoint, discard
+from distillation.training.fit import fit, publish, set_seed
+from distillation.training.muon import Muon
+from distillation.training.objective import Objective
 
-EPOCHS, VIEWS, BATCH, SIZE, CLASSES = 3, 2, 7, 32, 3
-ANSWERS, NUMBERS = tempfile.TemporaryDirectory(), itertools.count()  # files of the teacher's answers
-Batches = Callable[[range], tf.data.Dataset]
+VIEWS, BATCH, SIZE, CLASSES = 2, 7, 32, 3
+STEPS, REPORTS = 10, 3  # 10 batches of 7 are nearly three passes over 24 images
+ENDS = [0, 3, 6, 10]  # steps at each report
+SHAPES = {"middle_map": (2, 2, 1), "last_map": (1, 1, 4)}
 Result = tuple[list[np.ndarray], list[dict[str, float]]]
 
 
@@ -35,14 +47,20 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The order of the passes depends on the seed of TensorFlow too, which every training sets first."""
+    set_seed(0)
+
+
 @pytest.fixture
 def views(params: Params) -> Views:
-    return changed(params.views, count=VIEWS, min_area=0.5, colour=0.1, seed=3)
+    return changed(params.views, count=VIEWS, augment={"crop": 0.5, "flip": 0.5, "colour": 0.1}, seed=3)
 
 
 @pytest.fixture
 def student(params: Params) -> Student:
-    values = {"image_size": SIZE, "channels": [4, 8], "blocks": 1, "epochs": EPOCHS, "batch_size": BATCH}
+    values = {"image_size": SIZE, "channels": [4, 8], "blocks": 1, "epochs": 3, "batch_size": BATCH}
     return changed(params.student, **values, learning_rate=0.01, weight_decay=0.1, warmup_epochs=0.5, seed=5)
 
 
@@ -51,6 +69,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory, in which checkpoints have a fingerprint without a dvc.yaml."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint, "fingerprint", lambda stage: f"of {stage}")
+    monkeypatch.setattr(fitting, "REPORTS", REPORTS)
     return tmp_path
 
 
@@ -61,67 +80,91 @@ def train(
     """A function that trains a student as the stages do, and returns its weights and history."""
 
     def run(
-        loss: DistillationLoss | None = None,
-        soft_targets: tuple[np.memmap, ...] = (),
+        objective: Objective | None = None,
+        answers: Answers | None = None,
         build: Callable[[], keras.Model] = lambda: build_student(student, CLASSES),
-        seen: Callable[[range], None] = lambda epochs: None,
+        seen: Callable[[int], None] = lambda step: None,
+        steps: int = STEPS,
         publishes: bool = True,
         **values: object,
     ) -> Result:
-        chosen = changed(student, **values)
+        chosen, objective = changed(student, **values), objective or Objective()
         set_seed(chosen.seed)
-        model = build()
-        batches = view_batches(records, SIZE, views, chosen, soft_targets)
+        network = build()
+        names = objective.reads() if answers else []
+        stream = view_stream(records, SIZE, views, chosen, answers, names)
 
-        def observed(epochs: range) -> tf.data.Dataset:
-            seen(epochs)
-            return batches(epochs)
+        def observed(step: int) -> tf.data.Dataset:
+            seen(step)
+            return stream(step)
 
+        trained = with_projections(network, {name: answers.shapes[name] for name in names if name != "logits"})
         validation = plain_batches(validation_records, SIZE, BATCH)
-        loss = loss or DistillationLoss(CLASSES)
-        history = fit("distill", model, observed, validation, len(records), chosen, loss, chosen.warmup_epochs)
+        history = fit("distill", "student", trained, objective, observed, validation, steps, chosen, warmup_steps=2)
         if publishes:
-            publish("distill", "student", model, history)
-        return model.get_weights(), history
+            publish("distill", "student", network, history)
+        return [variable.numpy() for variable in trained.variables], history
 
     return run
 
 
 def with_dropout() -> keras.Model:
     """A network that draws random numbers while it trains."""
-    inputs = keras.Input((SIZE, SIZE, 3))
-    x = layers.Conv2D(4, 5, 4, activation="relu")(layers.Rescaling(1 / 127.5, offset=-1)(inputs))
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(4, 5, 4, activation="relu")(layers.Rescaling(1 / 127.5, offset=-1)(image))
     x = layers.Dropout(0.5)(layers.BatchNormalization()(layers.GlobalAveragePooling2D()(x)))
-    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+    return keras.Model(image, {"logits": layers.Dense(CLASSES)(x)})
 
 
-def teacher_logits(records: Records) -> np.memmap:
-    """(views, images, classes), each row telling whose it is: number of the image, of the view, and a third."""
-    view, number = np.meshgrid(np.arange(VIEWS), np.arange(len(records)), indexing="ij")
-    return mapped(np.stack([number, view, np.full_like(number, -1)], axis=-1).astype(np.float32))
+def linear(features: int = 4, classes: int = CLASSES) -> keras.Model:
+    """A network whose answers NumPy can give too."""
+    source = keras.Input((features,), name="features")
+    return keras.Model(source, {"logits": layers.Dense(classes)(source)})
 
 
-def mapped(array: np.ndarray) -> np.memmap:
-    """`array` as `distill` has it, mapped from a file."""
-    path = Path(ANSWERS.name) / f"{next(NUMBERS)}.npy"
-    np.save(path, array)
-    return np.load(path, mmap_mode="r")
+def telling_answers(directory: Path, images: int, views: int = VIEWS) -> Answers:
+    """Answers that tell whose they are: the logits are the number of the image, of the view, and -1."""
+    view, number = (numbers.ravel() for numbers in np.meshgrid(np.arange(views), np.arange(images), indexing="ij"))
+    answers = {"logits": np.stack([number, view, np.full_like(number, -1)], axis=-1).astype(np.float32)}
+    rng = np.random.default_rng(0)
+    for name, shape in SHAPES.items():
+        answers[name] = rng.normal(size=(len(number), *shape)).astype(np.float16)
+    starts = range(0, len(number), ANSWERED_AT_A_TIME)
+    slices = [slice(start, start + ANSWERED_AT_A_TIME) for start in starts]
+    write_parts(directory, 0, ({name: values[part] for name, values in answers.items()} for part in slices))
+    return Answers(views, images, directory)
+
+
+@pytest.fixture
+def answers(records: Records, tmp_path: Path) -> Answers:
+    return telling_answers(tmp_path / "answers", len(records))
+
+
+def observe_steps(monkeypatch: pytest.MonkeyPatch, before: Callable) -> None:
+    """Call `before(optimizer, fade)` at the beginning of every step of the trainings that follow."""
+
+    def observed(network: keras.Model, objective: Objective, optimizer: keras.optimizers.Optimizer) -> Callable:
+        step = original(network, objective, optimizer)
+
+        def take(batch: dict, fade: tf.Tensor) -> dict:
+            before(optimizer, fade)
+            return step(batch, fade)
+
+        return take
+
+    original = fitting.training_step
+    monkeypatch.setattr(fitting, "training_step", observed)
 
 
 def kill(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the next training end at a step (counted from 1 over all epochs), as a kill would."""
-    steps = []
+    """Let the next training end at the beginning of a step (counted from 1, as it takes them), as a kill would."""
+    numbers = itertools.count(1)
 
-    def count(self: Checkpoint, batch: int, logs: dict | None = None) -> None:
-        steps.append(batch)
-        if len(steps) == step:
+    def count(optimizer: keras.optimizers.Optimizer, fade: tf.Tensor) -> None:
+        if next(numbers) == step:
             raise Killed
 
-    monkeypatch.setattr(Checkpoint, "on_train_batch_begin", count)
-
-
-def revive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Checkpoint, "on_train_batch_begin", keras.callbacks.Callback.on_train_batch_begin)
+    observe_steps(monkeypatch, count)
 
 
 def assert_equal(one: Result, other: Result) -> None:
@@ -130,73 +173,182 @@ def assert_equal(one: Result, other: Result) -> None:
     assert one[1] == other[1]
 
 
-def numbered_batches(
-    records: Records, views: Views, student: Student, epochs: range
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    batches = view_batches(records, SIZE, views, student, (teacher_logits(records),))
-    return [*batches(epochs).as_numpy_iterator()]
+def taken(stream: Stream, count: int, step: int = 0) -> list[dict]:
+    """`count` batches of a stream, after so many steps."""
+    return [*stream(step).take(count).as_numpy_iterator()]
+
+
+def joined(batches: Sequence[dict], *keys: str) -> np.ndarray:
+    for key in keys:
+        batches = [batch[key] for batch in batches]
+    return np.concatenate(batches)
+
+
+def assert_same_batches(some: Sequence[dict], others: Sequence[dict]) -> None:
+    for one, other in zip(some, others, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_epochs_show_every_picture_once_with_its_own_targets(
-    records: Records, views: Views, student: Student, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+@pytest.mark.parametrize("batch_size", [7, 24, 50])
+def test_each_pass_shows_its_view_of_every_image_once_with_its_own_answers(
+    records: Records,
+    answers: Answers,
+    views: Views,
+    student: Student,
+    monkeypatch: pytest.MonkeyPatch,
+    in_memory: bool,
+    batch_size: int,
 ):
     if not in_memory:
-        monkeypatch.setattr(training, "CACHE_BYTES", 0)
-    expected = np.stack([np.concatenate([*view_images(records, SIZE, views, view)]) for view in range(VIEWS)])
-    batches = numbered_batches(records, views, student, range(EPOCHS))
-    steps = len(records) // BATCH
-    assert len(batches) == EPOCHS * steps
-    assert len(records) % BATCH  # so that a remainder is dropped
+        monkeypatch.setattr(batching, "IN_MEMORY", 0)
+    expected = np.concatenate([*view_images(records, SIZE, views, VIEWS)]).reshape(VIEWS, -1, SIZE, SIZE, 3)
+    stream = view_stream(records, SIZE, views, changed(student, batch_size=batch_size), answers, ["logits"])
+    passes = 5
+    batches = taken(stream, -(-passes * len(records) // batch_size))
+    assert {tuple(batch) for batch in batches} == {("image", "label", "teacher")}
+    assert {len(batch["image"]) for batch in batches} == {batch_size}  # they run across passes: nothing is dropped
+    images, labels = joined(batches, "image"), joined(batches, "label")
+    logits = joined(batches, "teacher", "logits")
+    assert images.dtype == logits.dtype == np.float32
+    assert labels.dtype == np.int64
     orders = []
-    for epoch in range(EPOCHS):
-        of_epoch = batches[epoch * steps : (epoch + 1) * steps]
-        images, targets = (np.concatenate(column) for column in zip(*of_epoch, strict=True))
-        label, number, view, third = targets.astype(int).T
-        assert targets.dtype == images.dtype == np.float32
-        assert len(set(number)) == len(number) == steps * BATCH
-        assert np.array_equal(label, records.labels[number])
-        assert set(view) == {epoch % VIEWS}
+    for number in range(passes):
+        of_pass = slice(number * len(records), (number + 1) * len(records))
+        image, view, third = logits[of_pass].astype(int).T
+        assert sorted(image) == [*range(len(records))]
+        assert set(view) == {number % VIEWS}
         assert set(third) == {-1}
-        np.testing.assert_allclose(images, expected[epoch % VIEWS, number], atol=5e-3)
-        orders.append(tuple(number))
-    assert len(set(orders)) == EPOCHS
+        assert np.array_equal(labels[of_pass], records.labels[image])
+        np.testing.assert_allclose(images[of_pass], expected[number % VIEWS, image], atol=5e-3)
+        orders.append(tuple(image))
+    assert len(set(orders)) == passes
 
 
-def test_features_stand_behind_the_logits_row_by_row(records: Records, views: Views, student: Student):
-    features = np.random.default_rng(0).normal(size=(VIEWS, len(records), 2, 2, 3)).astype(np.float16)
-    batches = view_batches(records, SIZE, views, student, (teacher_logits(records), mapped(features)))
-    for _, targets in batches(range(1, 2)).as_numpy_iterator():
-        assert targets.shape == (BATCH, 1 + CLASSES + 12)
-        number = targets[:, 1].astype(int)
-        assert np.array_equal(targets[:, 1 + CLASSES :], features[1, number].reshape(BATCH, -1).astype(np.float32))
+def test_answers_come_by_their_names_row_by_row(records: Records, answers: Answers, views: Views, student: Student):
+    stored = np.load(answers.directory / "part-00000/last_map.npy").reshape(VIEWS, len(records), 1, 1, 4)
+    for names in (["logits", "last_map"], ["last_map", "logits"], ["logits", *MAPS]):
+        for batch in taken(view_stream(records, SIZE, views, student, answers, names), 7):
+            teacher = batch["teacher"]
+            assert set(teacher) == set(names)
+            assert {values.dtype for values in teacher.values()} == {np.dtype(np.float32)}
+            image, view = teacher["logits"][:, :2].astype(int).T
+            assert np.array_equal(teacher["last_map"], stored[view, image].astype(np.float32))
 
 
-def test_few_labeled_pictures_fill_an_epoch_with_further_views(views: Views, student: Student, tmp_path: Path):
+def test_without_names_no_answers_are_read(records: Records, answers: Answers, views: Views, student: Student):
+    for path in answers.directory.rglob("*.npy"):
+        path.unlink()
+    with_answers = taken(view_stream(records, SIZE, views, student, answers, []), 4)
+    assert_same_batches(with_answers, taken(view_stream(records, SIZE, views, student), 4))
+    assert set(with_answers[0]) == {"image", "label"}
+
+
+def test_students_with_and_without_a_teacher_see_the_same(
+    records: Records, answers: Answers, views: Views, student: Student
+):
+    taught = taken(view_stream(records, SIZE, views, student, answers, ["logits"]), STEPS)
+    for batch in taught:
+        del batch["teacher"]
+    assert_same_batches(taught, taken(view_stream(records, SIZE, views, student), STEPS))
+
+
+def test_few_labeled_images_fill_the_batches_with_further_views(views: Views, student: Student, tmp_path: Path):
     splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
     write(tmp_path / "records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.3)
-    labeled = Records(tmp_path / "records", "train", labeled_only=True)
-    images = len(splits["train"])
-    assert 2 * len(labeled) < images
-    expected = np.stack([np.concatenate([*view_images(labeled, SIZE, views, view)]) for view in range(VIEWS)])
-    batches = view_batches(labeled, SIZE, views, changed(student, batch_size=1))
-    for epoch in (0, 1):
-        shown = []
-        for (image,), ((label,),) in batches(range(epoch, epoch + 1)).as_numpy_iterator():
-            distances = np.abs(expected - image).mean(axis=(2, 3, 4))
-            view, number = np.unravel_index(distances.argmin(), distances.shape)
-            assert distances[view, number] < 5e-3
-            assert label == labeled.labels[number]
-            shown.append((number, view))
-        copies = [divmod(position, len(labeled)) for position in range(images)]
-        assert sorted(shown) == sorted((number, (epoch + copy) % VIEWS) for copy, number in copies)
+    labeled = Records("train", labeled_only=True, directory=tmp_path / "records")
+    assert len(labeled) == 6 < BATCH
+    expected = np.concatenate([*view_images(labeled, SIZE, views, VIEWS)]).reshape(VIEWS, -1, SIZE, SIZE, 3)
+    batches = taken(view_stream(labeled, SIZE, views, student), 6)  # 42 images: seven passes
+    shown = []
+    for image, label in zip(joined(batches, "image"), joined(batches, "label"), strict=True):
+        distances = np.abs(expected - image).mean(axis=(2, 3, 4))
+        view, number = np.unravel_index(distances.argmin(), distances.shape)
+        assert distances[view, number] < 5e-3
+        assert label == labeled.labels[number]
+        shown.append((view, number))
+    assert shown != sorted(shown)
+    for number in range(7):
+        of_pass = shown[number * len(labeled) : (number + 1) * len(labeled)]
+        assert sorted(of_pass) == [(number % VIEWS, image) for image in range(len(labeled))]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_are_decoded_once_where_they_fit_into_memory(
+    records: Records, views: Views, student: Student, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+):
+    decoded, decode = [], batching.decode
+
+    def counted(serialised: tf.Tensor, image_size: int) -> dict:
+        example = decode(serialised, image_size)
+        known = tf.numpy_function(lambda name: decoded.append(name) or name, [example["id"]], tf.string)
+        return example | {"id": tf.ensure_shape(known, ())}
+
+    monkeypatch.setattr(batching, "decode", counted)
+    monkeypatch.setattr(batching, "IN_MEMORY", len(records) * records.manifest.image_size**2 * 3 - (not in_memory))
+    taken(view_stream(records, SIZE, views, changed(student, batch_size=24)), 4)
+    assert (len(decoded) == len(records)) == in_memory
+    assert len(decoded) >= 4 * len(records) or in_memory
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("step", [1, 3, 4, 7, 9])
+def test_stream_from_a_step_is_the_undisturbed_one_without_its_first_batches(
+    records: Records,
+    answers: Answers,
+    views: Views,
+    student: Student,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    in_memory: bool,
+):
+    if not in_memory:
+        monkeypatch.setattr(batching, "IN_MEMORY", 0)
+    streams = [view_stream(records, SIZE, views, student, answers, ["logits", *MAPS]) for _ in range(2)]
+    assert_same_batches(taken(streams[0], STEPS - step, step), taken(streams[1], STEPS)[step:])
+
+
+def test_stream_of_arrays_shows_every_row_once_a_pass(student: Student):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 3, 50)
+    stream = array_stream({"features": features, "label": labels, "number": np.arange(50)}, student)
+    batches = taken(stream, 30)
+    assert {len(batch["label"]) for batch in batches} == {BATCH}
+    numbers = joined(batches, "number")
+    assert np.array_equal(joined(batches, "features"), features[numbers])
+    assert np.array_equal(joined(batches, "label"), labels[numbers])
+    orders = [tuple(numbers[start : start + 50]) for start in range(0, 200, 50)]
+    assert all(sorted(order) == [*range(50)] for order in orders)
+    assert len(set(orders)) == 4
+    for step in (1, 7, 8, 29):
+        assert_same_batches(taken(stream, 30 - step, step), batches[step:])
+
+
+def test_order_depends_on_seed_and_pass_alone(student: Student):
+    def orders(seed: int) -> list[tuple[int, ...]]:
+        stream = array_stream({"number": np.arange(50)}, changed(student, seed=seed, batch_size=50))
+        return [tuple(batch["number"]) for batch in taken(stream, 2)]
+
+    first = [*orders(0), *orders(1)]
+    assert len(set(first)) == 4
+    set_seed(1)
+    tf.random.uniform([])
+    assert [*orders(0), *orders(1)] == first
+
+
+def test_validation_shows_every_image_once_in_id_order(validation_records: Records):
+    batches = [*plain_batches(validation_records, SIZE, 4).as_numpy_iterator()]
+    assert [len(batch["image"]) for batch in batches] == [4, 2]
+    assert joined(batches, "label").tolist() == validation_records.labels.tolist()
+    expected = np.concatenate([*plain_images(validation_records, SIZE)])
+    np.testing.assert_allclose(joined(batches, "image"), expected, atol=1e-4)
 
 
 def test_muon_takes_the_nearest_orthogonal_matrix_of_a_kernels_momentum():
     rng = np.random.default_rng(0)
     kernel = keras.Variable(np.zeros((3, 3, 8, 16), np.float32))
     gradients = rng.normal(size=(2, 3, 3, 8, 16)).astype(np.float32)
-    optimizer = training.Muon(0.5, weight_decay=0, adam_weight_decay=0)
+    optimizer = Muon(0.5, weight_decay=0, adam_weight_decay=0)
     optimizer.build([kernel])
     momentum, expected = np.zeros((72, 16)), np.zeros((72, 16))
     for gradient in gradients:
@@ -222,7 +374,7 @@ def test_newton_schulz_by_the_gram_matrix_maps_singular_values_as_keras_does(sha
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5  # Jordan et al. (2024)
     of_keras = keras.optimizers.Muon(0.1).zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(matrix), 5)
     np.testing.assert_allclose(of_keras, u * s @ v, atol=1e-3)
-    ours = training.Muon(0.1).zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(kernel), 5)
+    ours = Muon(0.1).zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(kernel), 5)
     np.testing.assert_allclose(ours, np.reshape(u * s @ v, shape), atol=1e-3)
 
 
@@ -230,10 +382,7 @@ def test_newton_schulz_by_the_gram_matrix_maps_singular_values_as_keras_does(sha
 def test_all_but_convolutions_is_trained_by_adamw(shape: tuple[int, ...]):
     rng = np.random.default_rng(0)
     start, *gradients = rng.normal(size=(4, *shape)).astype(np.float32)
-    optimizers = [
-        training.Muon(0.1, weight_decay=0.3, adam_weight_decay=0.3),
-        keras.optimizers.AdamW(0.1, weight_decay=0.3),
-    ]
+    optimizers = [Muon(0.1, weight_decay=0.3, adam_weight_decay=0.3), keras.optimizers.AdamW(0.1, weight_decay=0.3)]
     ends = []
     for optimizer in optimizers:
         variable = keras.Variable(start)
@@ -243,66 +392,141 @@ def test_all_but_convolutions_is_trained_by_adamw(shape: tuple[int, ...]):
     np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-5)
 
 
-def test_resumed_epochs_show_what_the_undisturbed_ones_would_have(records: Records, views: Views, student: Student):
-    steps = len(records) // BATCH
-    whole = numbered_batches(records, views, student, range(EPOCHS))
-    for start in (1, 2):
-        tail = numbered_batches(records, views, student, range(start, EPOCHS))
-        for one, other in zip(whole[start * steps :], tail, strict=True):
-            assert np.array_equal(one[0], other[0])
-            assert np.array_equal(one[1], other[1])
-
-
-def test_order_depends_on_the_seed_alone(student: Student):
-    def order(seed: int, epoch: int) -> list[int]:
-        of_range = shuffled_batches(tf.data.Dataset.range(50), 50, 50, changed(student, seed=seed, batch_size=10))
-        rows = [*of_range(range(epoch, epoch + 1)).as_numpy_iterator()]
-        assert all(number == epoch for *_, number in rows)
-        assert all(np.array_equal(batch, positions) for batch, positions, _ in rows)
-        return np.concatenate([batch for batch, *_ in rows]).tolist()
-
-    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
-    assert all(sorted(numbers) == list(range(50)) for numbers in orders)
-    assert len(set(map(tuple, orders))) == 4
-    assert order(1, 1) == orders[-1]
-
-
-def test_validation_shows_every_picture_once_in_id_order(validation_records: Records, student: Student):
-    batches = [*plain_batches(validation_records, SIZE, 4).as_numpy_iterator()]
-    assert [len(images) for images, _ in batches] == [4, 2]
-    labels = np.concatenate([labels for _, labels in batches])
-    assert labels.shape == (6, 1)
-    assert labels[:, 0].tolist() == validation_records.labels.tolist()
-
-
 def test_history_reports_the_networks_accuracy_and_cross_entropy(
     train: Callable[..., Result], validation_records: Records, student: Student
 ):
-    weights, history = train(epochs=2)
-    assert [row["epoch"] for row in history] == [1, 2]
-    model = build_student(student, CLASSES)
-    model.set_weights(weights)
-    images = np.concatenate([images for images, _ in plain_batches(validation_records, SIZE, 6).as_numpy_iterator()])
-    logits = model.predict(images, verbose=0).astype(np.float64)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    _, history = train(steps=8)
+    assert [row["images"] for row in history] == [BATCH * step for step in (2, 5, 8)]
+    network = load_network("models/student")
+    logits = network.predict(plain_images(validation_records, SIZE), verbose=0)["logits"].astype(np.float64)
     labels = validation_records.labels
     assert history[-1]["validation_accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
-    surprise = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    surprise = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
     assert history[-1]["validation_loss"] == pytest.approx(surprise, rel=1e-4)
+    assert read_json("plots/history/student.json") == [
+        {name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in history
+    ]
+
+
+@pytest.mark.parametrize("labeled", [1.0, 0.5, 0.0])
+def test_history_has_means_over_what_was_shown_since_the_last_report_and_is_labeled(
+    workplace: Path, student: Student, labeled: float
+):
+    """Of a network that learns next to nothing, so that NumPy knows its answers."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 4)).astype(np.float32)
+    labels = np.where(rng.uniform(size=40) < labeled, rng.integers(0, CLASSES, 40), UNLABELED)
+    arrays = {"features": features, "label": labels, "logits": rng.normal(size=(40, CLASSES)).astype(np.float32)}
+    still = changed(student, learning_rate=1e-9, weight_decay=0)
+    stream, objective = array_stream(arrays, still), Objective(0.25, 2.0)
+
+    def with_teacher(step: int) -> tf.data.Dataset:
+        return stream(step).map(lambda batch: batch | {"teacher": {"logits": batch["logits"]}})
+
+    network = linear()
+    kernel, bias = network.get_weights()
+    validation = {name: arrays[name][:11] for name in ("features", "label")}
+    batches = tf.data.Dataset.from_tensor_slices(validation).batch(BATCH)
+    history = fit("distill", "student", network, objective, with_teacher, batches, STEPS, still)
+
+    def expected(rows: dict[str, np.ndarray], split: str) -> dict[str, float]:
+        logits = rows["features"].astype(np.float64) @ kernel + bias
+        known = rows["label"] != UNLABELED
+        surprise = -log_softmax(logits, axis=1)[np.arange(len(logits)), rows["label"]]
+        right = logits.argmax(axis=1) == rows["label"]
+        if not known.any():
+            return {f"{split}_accuracy": 0.0, f"{split}_loss": 0.0}
+        return {f"{split}_accuracy": right[known].mean(), f"{split}_loss": surprise[known].mean()}
+
+    shown = taken(stream, STEPS)
+    assert [row["images"] for row in history] == [BATCH * end for end in ENDS[1:]]
+    for row, start, end in zip(history, ENDS[:-1], ENDS[1:], strict=True):
+        rows = {name: joined(shown[start:end], name) for name in arrays}
+        logits = rows["features"].astype(np.float64) @ kernel + bias
+        known = rows["label"] != UNLABELED
+        surprise = -log_softmax(logits, axis=1)[np.arange(len(logits)), rows["label"]]
+        p, q = (log_softmax(values / 2, axis=1) for values in (rows["logits"].astype(np.float64), logits))
+        wanted = expected(rows, "train") | expected(validation, "validation")
+        wanted |= {
+            "images": end * BATCH,
+            "objective_hard": 0.25 * (known * surprise).mean(),
+            "objective_soft": 0.75 * 4 * (np.exp(p) * (p - q)).sum(axis=1).mean(),
+            "objective_features": 0.0,
+        }
+        assert row == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+
+
+def test_validation_is_of_a_part_until_the_last_report(
+    workplace: Path, student: Student, monkeypatch: pytest.MonkeyPatch
+):
+    rng = np.random.default_rng(0)
+    arrays = {"features": rng.normal(size=(60, 4)).astype(np.float32), "label": rng.integers(0, CLASSES, 60)}
+    still = changed(student, learning_rate=1e-9, weight_decay=0)
+    network = linear()
+    logits = network.predict(arrays["features"], verbose=0)["logits"].astype(np.float64)
+    surprise = -log_softmax(logits, axis=1)[np.arange(60), arrays["label"]]
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(BATCH)
+    for most, expected in ((20, 14), (21, 21), (3, 7), (2000, 60)):  # whole batches, at least one
+        monkeypatch.setattr(fitting, "VALIDATION_IMAGES", most)
+        history = fit("distill", "student", network, Objective(), array_stream(arrays, still), batches, STEPS, still)
+        discard("distill")
+        losses = [row["validation_loss"] for row in history]
+        assert losses == pytest.approx([surprise[:expected].mean()] * 2 + [surprise.mean()], rel=1e-4)
+
+
+def test_validation_is_of_two_thousand_images_and_there_are_twenty_reports():
+    assert fitting.VALIDATION_IMAGES == 2000
+    assert fitting.REPORTS == 20
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_learning_rate_rises_linearly_and_falls_along_a_cosine_to_zero(
+    workplace: Path, student: Student, monkeypatch: pytest.MonkeyPatch, warmup_steps: int
+):
+    rates, fades = [], []
+    observe_steps(
+        monkeypatch, lambda optimizer, fade: (rates.append(float(optimizer.learning_rate)), fades.append(fade))
+    )
+    arrays = {"features": np.ones((9, 4), np.float32), "label": np.zeros(9, int)}
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(9)
+    stream = array_stream(arrays, student)
+    fit("distill", "student", linear(), Objective(), stream, batches, STEPS, student, warmup_steps)
+    falling = STEPS - warmup_steps
+    cosine = [0.01 * (1 + math.cos(math.pi * step / falling)) / 2 for step in range(falling)]
+    assert rates == pytest.approx([0.01 * step / 4 for step in range(warmup_steps)] + cosine, rel=1e-4)
+    assert [float(fade) for fade in fades] == pytest.approx([1] * 3 + [2 / 3] * 3 + [1 / 3] * 4)
+
+
+def test_weights_decay_but_biases_and_normalisation_do_not(workplace: Path, student: Student):
+    """Where nothing is labeled, nothing but decay moves a weight."""
+    rng = np.random.default_rng(0)
+    network = with_dropout()
+    for weight in network.trainable_weights:
+        weight.assign(rng.uniform(1, 2, weight.shape))
+    before = {weight.path: weight.numpy() for weight in network.trainable_weights}
+    arrays = {"image": np.zeros((9, SIZE, SIZE, 3), np.float32), "label": np.full(9, UNLABELED)}
+    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(9)
+    fit("distill", "student", network, Objective(), array_stream(arrays, student), batches, 1, student)
+    kernels = []
+    for weight in network.trainable_weights:
+        decays = weight.path.endswith("kernel")
+        factor = 1 - 0.01 * 0.1 if decays else 1
+        np.testing.assert_allclose(weight, factor * before[weight.path], rtol=1e-6)
+        kernels.append(decays)
+    assert sorted(kernels) == [False] * 4 + [True] * 2
 
 
 def test_same_seed_gives_the_same_weights_and_another_gives_others(train: Callable[..., Result]):
-    first = train(epochs=1)
-    assert_equal(train(epochs=1), first)
-    other, _ = train(epochs=1, seed=6)
+    first = train(steps=4)
+    assert_equal(train(steps=4), first)
+    other, _ = train(steps=4, seed=6)
     assert not all(np.array_equal(mine, theirs) for mine, theirs in zip(first[0], other, strict=True))
 
 
-def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callable[..., Result], records: Records):
-    scratch = train(epochs=2)
-    soft_targets = (teacher_logits(records),)
-    assert_equal(train(DistillationLoss(CLASSES, 1.0, 4.0), soft_targets, epochs=2), scratch)
-    distilled, _ = train(DistillationLoss(CLASSES, 0.5, 4.0), soft_targets, epochs=2)
+def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callable[..., Result], answers: Answers):
+    scratch = train(steps=6)
+    assert_equal(train(Objective(1.0, 4.0, {"features": 5.0}), answers, steps=6), scratch)
+    distilled, _ = train(Objective(0.5, 4.0), answers, steps=6)
     assert not all(np.array_equal(mine, theirs) for mine, theirs in zip(scratch[0], distilled, strict=True))
 
 
@@ -312,148 +536,251 @@ def test_alpha_one_trains_to_the_weights_of_training_from_scratch(train: Callabl
 )
 def test_training_killed_twice_ends_as_the_undisturbed_one(
     train: Callable[..., Result],
-    records: Records,
-    student: Student,
+    answers: Answers,
     workplace: Path,
     monkeypatch: pytest.MonkeyPatch,
     build: Callable | None,
 ):
-    soft_targets = [teacher_logits(records)]
-    if build is None:
-        maps = np.random.default_rng(0).normal(size=(VIEWS, len(records), 2, 2, 3)).astype(np.float16)
-        soft_targets.append(mapped(maps))
-
-        def build() -> keras.Model:
-            return with_projections(build_student(student, CLASSES), [maps.shape[2:]])
-
-    options = {"build": build, "loss": DistillationLoss(CLASSES, 0.3, 2.0, 5.0), "soft_targets": soft_targets}
+    weights = {"features": 5.0} if build is None else {}
+    options = {"objective": Objective(0.3, 2.0, weights), "answers": answers} | ({"build": build} if build else {})
     undisturbed = train(**options)
+    assert any(row["objective_features"] > 0 for row in undisturbed[1]) == (build is None)
     asked = []
-    steps = len(records) // BATCH
-    for step in (steps + 2, steps + 1):  # within the second epoch; then, after resuming there, as the third begins
-        kill(monkeypatch, step)
-        with pytest.raises(Killed):
-            train(seen=asked.append, **options)
-    revive(monkeypatch)
-    options["loss"].fade_hint(0, 3)
-    assert_equal(train(seen=asked.append, **options), undisturbed)
-    assert float(options["loss"].hint) == pytest.approx(1 / 3)  # as is due to the third epoch, taken up or not
-    assert asked == [range(0, 3), range(1, 3), range(2, 3)]
+    for step in (5, 4):  # between the first report and the second; then, going on there, just after the second
+        with monkeypatch.context() as patch:
+            kill(patch, step)
+            with pytest.raises(Killed):
+                train(seen=asked.append, **options)
+    assert read_json("plots/history/student.json") == [
+        {name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in undisturbed[1][:2]
+    ]
+    fades = []
+    with monkeypatch.context() as patch:
+        observe_steps(patch, lambda optimizer, fade: fades.append(float(fade)))
+        assert_equal(train(seen=asked.append, **options), undisturbed)
+    assert asked == [0, 3, 6]
+    assert fades == pytest.approx([1 / 3] * 4)  # as is due to the third report, taken up or not
     assert [*(workplace / ".checkpoints").iterdir()] == []  # it has finished
 
 
-def test_training_killed_after_its_last_epoch_is_not_repeated(train: Callable[..., Result]):
-    asked = []
-    finished, resumed = (train(epochs=1, seen=asked.append, publishes=publishes) for publishes in (False, True))
-    assert asked == [range(0, 1)]
-    assert_equal(resumed, finished)
+def test_training_killed_after_its_last_step_is_not_repeated(
+    train: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+):
+    finished, steps = train(publishes=False), []
+    Path("plots/history/student.json").unlink()
+    observe_steps(monkeypatch, lambda optimizer, fade: steps.append(fade))
+    assert_equal(train(publishes=True), finished)
+    assert steps == []
+    assert len(read_json("plots/history/student.json")) == REPORTS
+
+
+def test_history_grows_with_every_report(train: Callable[..., Result], monkeypatch: pytest.MonkeyPatch):
+    path, lengths = Path("plots/history/student.json"), []
+    observe_steps(monkeypatch, lambda optimizer, fade: lengths.append(len(read_json(path)) if path.exists() else 0))
+    train()
+    assert lengths == [0] * 3 + [1] * 3 + [2] * 4
+    assert len(read_json(path)) == 3
+
+
+def test_fewer_steps_than_reports_are_reported_one_by_one(train: Callable[..., Result]):
+    _, history = train(steps=2)
+    assert [row["images"] for row in history] == [BATCH, 2 * BATCH]
+
+
+def test_batch_may_be_larger_than_the_training_split(train: Callable[..., Result]):
+    _, history = train(steps=2, batch_size=25)
+    assert [row["images"] for row in history] == [25, 50]
 
 
 def test_checkpoint_that_does_not_fit_is_not_taken_up(
     train: Callable[..., Result], workplace: Path, monkeypatch: pytest.MonkeyPatch, student: Student
 ):
-    weights, history = train(epochs=1, publishes=False)
+    weights, history = train(publishes=False)
     (file,) = (workplace / ".checkpoints").iterdir()
     content = file.read_bytes()
-    model = build_student(student, CLASSES)
+    network = build_student(student, CLASSES)
+    network = with_projections(network, {})
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)  # as in `fit`: a constant rate would be a variable
-    model.compile(training.Muon(schedule), "mse")
-    untrained = model.get_weights()
+    optimizer = Muon(schedule)
+    optimizer.build(network.trainable_variables)
+    variables = [*network.variables, *optimizer.variables]
+    untrained = [variable.numpy() for variable in variables]
     foreign = io.BytesIO()
     np.savez(foreign, weights=np.zeros(3))
     for damaged in (content[: len(content) // 2], content[:-1], content[:3], b"", b"no checkpoint", foreign.getvalue()):
         file.write_bytes(damaged)
-        assert Checkpoint("distill").restore(model) == 0
+        assert Checkpoint("distill", variables).restore() == []
     file.write_bytes(content)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "fingerprint", lambda stage: "of other code")
-        assert Checkpoint("distill").restore(model) == 0
-    assert all(np.array_equal(*pair) for pair in zip(model.get_weights(), untrained, strict=True))
-    taken_up = Checkpoint("distill")
-    assert taken_up.restore(model) == 1
-    assert all(np.array_equal(*pair) for pair in zip(model.get_weights(), weights, strict=True))
-    assert taken_up.history[0]["accuracy"] == history[0]["train_accuracy"]
+        assert Checkpoint("distill", variables).restore() == []
+    assert Checkpoint("train_scratch", variables).restore() == []
+    assert all(np.array_equal(*pair) for pair in zip(variables, untrained, strict=True))
+    assert Checkpoint("distill", variables).restore() == history
+    assert all(np.array_equal(*pair) for pair in zip(network.variables, weights, strict=True))
+    assert int(optimizer.iterations) == STEPS
+    discard("distill")
+    assert Checkpoint("distill", variables).restore() == []
 
 
-def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], records: Records, workplace: Path):
-    answers = mapped(np.full_like(teacher_logits(records), np.nan))
-    with pytest.raises(InputError, match=r"cross_entropy is nan after epoch 1.*learning_rate"):
-        train(DistillationLoss(CLASSES, 0.5), (answers,))
+def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], answers: Answers, workplace: Path):
+    path = answers.directory / "part-00000/logits.npy"
+    np.save(path, np.full_like(np.load(path), np.nan))
+    with pytest.raises(InputError, match=r"train_loss is nan after 21 images: a lower learning_rate may help"):
+        train(Objective(0.5), answers)
     assert not any(workplace.rglob("*.npz"))
 
 
-def test_last_step_that_diverges_leaves_no_checkpoint(workplace: Path):
-    logs = {"loss": 0.5, "val_cross_entropy": np.inf}  # the loss is a mean over the epoch, which ended before it
-    with pytest.raises(InputError, match=r"val_cross_entropy is inf after epoch 3.*learning_rate"):
-        Checkpoint("distill").on_epoch_end(2, logs)
-    assert not any(workplace.rglob("*.npz"))
+def test_last_step_that_diverges_leaves_no_checkpoint(workplace: Path, student: Student):
+    """What was measured before each step is sound; the weights that the last one leaves are not."""
+    arrays = {"features": np.ones((BATCH, 4), np.float32), "label": np.zeros(BATCH, int)}
+    held_out = {"features": np.full((BATCH, 4), 3e38, np.float32), "label": np.zeros(BATCH, int)}
+    batches = tf.data.Dataset.from_tensor_slices(held_out).batch(BATCH)
+    network = linear()
+    with pytest.raises(InputError, match=r"validation_loss is (nan|inf) after 7 images.*learning_rate"):
+        fit("distill", "student", network, Objective(), array_stream(arrays, student), batches, 1, student)
+    assert not any(path.is_file() for path in workplace.rglob("*"))
 
 
-def test_batch_larger_than_the_training_split_is_named(train: Callable[..., Result]):
-    with pytest.raises(InputError, match="distill: batch_size = 25 is more than the 24 training images"):
-        train(batch_size=25)
-
-
-def test_publishing_writes_weights_history_and_last_metrics(workplace: Path, student: Student):
-    model = build_student(student, CLASSES)
-    history = [
-        {
-            "epoch": epoch,
-            "train_accuracy": 0.5,
-            "validation_accuracy": epoch / 4,
-            "train_loss": 1.0,
-            "validation_loss": 1.0,
-        }
-        for epoch in (1, 2)
-    ]
-    line = publish("distill", "student", model, history)
-    assert line == "distill: validation accuracy 0.5000 -> models/student.weights.h5"
+def test_publishing_writes_the_network_and_its_last_metrics(workplace: Path, student: Student):
+    network = build_student(student, CLASSES)
+    row = {"train_accuracy": 0.5, "train_loss": 1.0, "validation_loss": 1.0, "objective_hard": 1.0}
+    history = [row | {"images": 10 * number, "validation_accuracy": number / 4} for number in (1, 2)]
+    Checkpoint("distill", network.variables).save(history)
+    Checkpoint("train_scratch", network.variables).save(history)
+    line = publish("distill", "student", network, history)
+    assert line == "distill: validation accuracy 0.5000 -> models/student"
     written = sorted(path.relative_to(workplace).as_posix() for path in workplace.rglob("*") if path.is_file())
-    assert written == ["metrics/student.json", "models/student.weights.h5", "plots/history/student.json"]
-    assert read_json("plots/history/student.json") == history
-    assert read_json("metrics/student.json") == {key: value for key, value in history[1].items() if key != "epoch"}
-    other = build_student(student, CLASSES)
-    other.load_weights("models/student.weights.h5")
-    assert all(np.array_equal(*pair) for pair in zip(other.get_weights(), model.get_weights(), strict=True))
+    assert written == [
+        ".checkpoints/train_scratch.npz",
+        "metrics/student.json",
+        "models/student/network.json",
+        "models/student/network.weights.h5",
+    ]
+    names = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
+    assert read_json("metrics/student.json") == {name: history[1][name] for name in names}
+    other = load_network("models/student")
+    assert all(np.array_equal(*pair) for pair in zip(other.get_weights(), network.get_weights(), strict=True))
 
 
-def test_equal_weights_give_equal_files(workplace: Path, student: Student):
+def test_equal_networks_give_equal_files(workplace: Path, student: Student):
     contents = []
     for _ in range(2):
         keras.utils.clear_session()  # layers are numbered through a process; a stage is a process of its own
         set_seed(0)
-        row = {"epoch": 1, "train_accuracy": 1, "train_loss": 1, "validation_accuracy": 1, "validation_loss": 1}
+        row = {"images": 1, "train_accuracy": 1, "train_loss": 1, "validation_accuracy": 1, "validation_loss": 1}
         publish("distill", "student", build_student(student, CLASSES), [row])
-        contents.append(Path("models/student.weights.h5").read_bytes())
+        contents.append([path.read_bytes() for path in sorted(Path("models/student").iterdir())])
+    assert len(contents[0]) == 2
     assert contents[0] == contents[1]
 
 
-def test_fingerprint_covers_what_dvc_makes_the_stage_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def half_labeled(workplace: Path, params: Params, student: Student, views: Views) -> Params:
+    """The workplace of the stages that train students: records whose labels are hidden but for half of them."""
+    splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
+    write(workplace / "data/records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.5)
+    return params.model_copy(update={"student": student, "views": views})
+
+
+def test_students_share_all_but_the_objective(half_labeled: Params, workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    """As many steps, the same first weights and schedule; unlabeled images only where there is a teacher."""
+    calls = []
+
+    def observed(stage: str, model: str, network: keras.Model, *others: object, **named: object) -> list:
+        calls.append((network.get_weights(), others, named))
+        return fit(stage, model, network, *others, **named)
+
+    monkeypatch.setattr(students, "fit", observed)
+    answers = telling_answers(workplace / "answers", 24)
+    students.train_student("train_scratch", "student_scratch", half_labeled, Objective())
+    objective = Objective(0.3, 2.0, {"features": 5.0})
+    line = students.train_student("distill", "student_distilled", half_labeled, objective, answers)
+    assert line.endswith("-> models/student_distilled")
+    (scratch, (_, stream, _, *settings), warmup), (distilled, (_, taught, _, *others), other_warmup) = calls
+    assert settings == others == [24 * 3 // BATCH, half_labeled.student]
+    assert warmup == other_warmup == {"warmup_steps": round(24 * 0.5 / BATCH)}
+    assert {weight.tobytes() for weight in scratch} <= {weight.tobytes() for weight in distilled}  # in another order
+    assert len(distilled) == len(scratch) + 4  # two projections
+    assert {*joined(taken(stream, 4), "label")} == {0, 1, 2}
+    assert {*joined(taken(taught, 4), "label")} == {UNLABELED, 0, 1, 2}
+    assert {*taken(taught, 1)[0]["teacher"]} == {"logits", *MAPS}
+    histories = [read_json(f"plots/history/{model}.json") for model in ("student_scratch", "student_distilled")]
+    assert [row["images"] for row in histories[0]] == [row["images"] for row in histories[1]]
+    for model in ("student_scratch", "student_distilled"):  # published without what is there for training alone
+        assert len(load_network(f"models/{model}").get_weights()) == len(scratch)
+        assert set(load_network(f"models/{model}").output) == {"logits", *MAPS}
+
+
+def test_training_shorter_than_a_batch_is_one_step(half_labeled: Params):
+    short = changed(half_labeled.student, batch_size=100, epochs=1, warmup_epochs=0)
+    params = half_labeled.model_copy(update={"student": short})
+    students.train_student("train_scratch", "student_scratch", params, Objective())
+    assert [row["images"] for row in read_json("plots/history/student_scratch.json")] == [100]
+
+
+@pytest.fixture
+def fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that writes a small pipeline and returns the fingerprint of its stage `train`."""
     monkeypatch.chdir(tmp_path)
     Path("records/deep").mkdir(parents=True)
 
-    def fingerprint(
+    def make(
         command: str = "python a.py",
         code: str = "a",
         data: str = "b",
         name: str = "c",
         alpha: float = 0.1,
+        crop: float = 0.6,
         other: int = 1,
     ) -> str:
         stages = {
-            "train": {"cmd": command, "deps": ["a.py", "records"], "params": ["distill.alpha"], "outs": ["model"]},
+            "train": {
+                "cmd": command,
+                "deps": ["a.py", "records"],
+                "params": ["distill.alpha", "views.augment"],
+                "outs": ["model"],
+            },
             "other": {"cmd": f"python {other}.py", "deps": [], "params": []},
         }
+        params = {
+            "distill": {"alpha": alpha, "alphabet": other, "temperature": other},
+            "views": {"augment": {"crop": crop}, "augmented": other, "count": other},
+        }
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-        Path("params.yaml").write_text(yaml.safe_dump({"distill": {"alpha": alpha, "temperature": other}}))
+        Path("params.yaml").write_text(yaml.safe_dump(params))
         Path("a.py").write_text(code)
         for path in Path("records/deep").iterdir():
             path.unlink()
         (Path("records/deep") / name).write_text(data)
-        return checkpoint.fingerprint("train")
+        (Path("records/deep") / f"{name}.pyc").write_text(str(other))
+        return resume.fingerprint("train")
 
+    return make
+
+
+def test_fingerprint_covers_what_dvc_makes_the_stage_depend_on(fingerprint: Callable[..., str]):
     first = fingerprint()
     assert fingerprint() == first
     assert fingerprint(other=2) == first
-    changes = [{"command": "python b.py"}, {"code": "x"}, {"data": "x"}, {"name": "x"}, {"alpha": 0.2}]
-    assert len({first, *(fingerprint(**change) for change in changes)}) == 6
+    changes = [{"command": "python b.py"}, {"code": "x"}, {"data": "x"}, {"name": "x"}, {"alpha": 0.2}, {"crop": 0.5}]
+    assert len({first, *(fingerprint(**change) for change in changes)}) == 7
+
+
+def test_unfinished_work_stays_until_what_it_depends_on_changes(fingerprint: Callable[..., str]):
+    fingerprint()
+    folder = resume.unfinished("train")
+    folder.mkdir(parents=True)
+    (folder / "part").write_text("done")
+    others = resume.unfinished("other")
+    others.mkdir()
+    assert others != folder
+    assert folder.parent == others.parent == resume.DIRECTORY
+    assert resume.unfinished("train") == folder
+    assert (folder / "part").read_text() == "done"
+    fingerprint(code="x")
+    changed_folder = resume.unfinished("train")
+    assert changed_folder != folder
+    assert not folder.exists()
+    assert not changed_folder.exists()
+    assert others.exists()

@@ -8,9 +8,10 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 from scipy.stats import binomtest, kstest
 
-from distillation.params import Params, Views
-from distillation.records import image_id
-from distillation.views import augmented, plain, splitmix64, uniforms
+from distillation.data import views as module
+from distillation.data.splits import image_id
+from distillation.data.views import AUGMENTATIONS, Augmentation, augmented, colour, plain, splitmix64, uniforms
+from distillation.params import Augment, Views
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -43,14 +44,19 @@ def boxes(count: int, views: Views, view: int = 0, size: int = 2) -> np.ndarray:
     return np.stack([crops[:, 0, 0, 0], crops[:, 0, -1, 0], crops[:, 0, 0, 1], crops[:, -1, 0, 1]], axis=1)
 
 
+def strengths(views: Views, **values: float) -> Views:
+    """`views` with other strengths of augmentations."""
+    return changed(views, augment=views.augment.model_dump() | values)
+
+
 @pytest.fixture
-def views(params: Params) -> Views:
-    return changed(params.views, count=3, min_area=0.3, colour=0.2, seed=7)
+def views() -> Views:
+    return Views(count=3, augment=Augment(crop=0.3, flip=0.5, colour=0.2), seed=7)
 
 
 @pytest.fixture
 def colourless(views: Views) -> Views:
-    return changed(views, colour=0.0)
+    return strengths(views, colour=0)
 
 
 def test_splitmix64_gives_the_published_stream():
@@ -111,13 +117,12 @@ def test_uniforms_are_uniform_in_the_half_open_unit_interval():
 
 
 def test_view_shows_the_same_crop_and_colours_at_any_size(views: Views):
-    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(6)])
+    pictures = some_images(6)
     small = augmented(pictures, ids(6), 2, 17, views).numpy()
     large = augmented(pictures, ids(6), 2, 33, views).numpy()
     np.testing.assert_allclose(large[:, ::2, ::2], small, atol=0.05)
-    np.testing.assert_allclose(
-        boxes(50, changed(views, colour=0), size=48), boxes(50, changed(views, colour=0)), atol=1e-5
-    )
+    bare = strengths(views, colour=0)
+    np.testing.assert_allclose(boxes(50, bare, size=48), boxes(50, bare), atol=1e-5)
 
 
 def test_view_of_a_picture_does_not_depend_on_its_batch(views: Views):
@@ -139,19 +144,19 @@ def test_crop_equals_interpolation_by_scipy(colourless: Views):
             np.testing.assert_allclose(crop[..., channel], expected, atol=0.1)
 
 
-@pytest.mark.parametrize("min_area", [0.1, 0.3, 0.75, 0.95])
-def test_crops_show_at_least_min_area_and_stay_inside(colourless: Views, min_area: float):
-    drawn = boxes(2000, changed(colourless, min_area=min_area))
+@pytest.mark.parametrize("least", [0.1, 0.3, 0.75, 0.95, 1])
+def test_crops_show_at_least_that_share_and_stay_inside(colourless: Views, least: float):
+    drawn = boxes(2000, strengths(colourless, crop=least))
     assert drawn.min() >= -1e-5
     assert drawn.max() <= 1 + 1e-5
     width, height = np.abs(drawn[:, 1] - drawn[:, 0]), drawn[:, 3] - drawn[:, 2]
-    assert (width * height).min() >= min_area - 1e-4
+    assert (width * height).min() >= least - 1e-4
     assert (width / height).min() >= 3 / 4 - 1e-3
     assert (width / height).max() <= 4 / 3 + 1e-3
 
 
 def test_areas_shapes_and_places_of_crops_are_spread_evenly(colourless: Views):
-    left, right, top, bottom = boxes(4000, changed(colourless, min_area=0.2)).T
+    left, right, top, bottom = boxes(4000, strengths(colourless, crop=0.2)).T
     left, right = np.minimum(left, right), np.maximum(left, right)
     areas = (right - left) * (bottom - top)
     assert areas.max() > 0.95
@@ -165,13 +170,18 @@ def test_areas_shapes_and_places_of_crops_are_spread_evenly(colourless: Views):
     assert kstest(top / (1 - height), "uniform").pvalue > 0.01
 
 
-def test_half_of_the_crops_are_flipped(colourless: Views):
-    left, right, *_ = boxes(2000, colourless).T
-    assert binomtest(int((left > right).sum()), 2000).pvalue > 0.001
+@pytest.mark.parametrize("share", [0, 0.2, 0.5, 1])
+def test_that_share_of_the_crops_is_flipped_and_they_show_the_same(colourless: Views, share: float):
+    left, right, top, bottom = boxes(2000, strengths(colourless, flip=share)).T
+    assert binomtest(int((left > right).sum()), 2000, share).pvalue > 0.001
+    assert (left != right).all()
+    upright = boxes(2000, strengths(colourless, flip=0))
+    seen = np.stack([np.minimum(left, right), np.maximum(left, right), top, bottom], axis=1)
+    np.testing.assert_allclose(seen, upright, atol=1e-5)
 
 
 def test_colours_stay_in_range_and_grey_stays_grey(views: Views):
-    vivid = changed(views, colour=0.9)
+    vivid = strengths(views, colour=0.9)
     pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(30)])
     seen = augmented(pictures, ids(30), 0, 20, vivid).numpy()
     assert seen.min() >= 0
@@ -191,7 +201,7 @@ def test_brightness_contrast_and_saturation_vary_evenly_and_apart(views: Views):
     coloured = seen(160, 128, 96)
     saturation = (coloured[:, 0] - coloured[:, 2]) / (brightness * contrast * (160 - 96))
     for factor in (brightness, contrast, saturation):
-        assert kstest(factor, "uniform", (1 - views.colour, 2 * views.colour)).pvalue > 0.01
+        assert kstest(factor, "uniform", (1 - views.augment.colour, 2 * views.augment.colour)).pvalue > 0.01
     assert np.abs(np.corrcoef([brightness, contrast, saturation]) - np.eye(3)).max() < 0.1
 
 
@@ -205,3 +215,97 @@ def test_plain_view_is_the_centre_resized_as_pillow_does(size: int):
         how = (size, size), Image.Transform.EXTENT, (0, 0, 64, 64), Image.Resampling.BILINEAR
         expected = np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
         np.testing.assert_allclose(view, expected, atol=0.01)
+
+
+def test_colour_is_saturation_then_contrast_then_brightness_and_clipped_once():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (40, 5, 5, 3)).astype(np.float32)
+    u = rng.random((40, 3), np.float32)
+    saturation, contrast, brightness = (1 + 0.8 * (2 * u.T.astype(float) - 1))[..., None, None, None]
+    grey = images.mean(axis=-1, keepdims=True)
+    expected = grey + saturation * (images - grey)
+    expected = brightness * (127.5 + contrast * (expected - 127.5))
+    assert expected.min() < 0
+    assert expected.max() > 255
+    np.testing.assert_allclose(colour(images, u, 0.8), expected.clip(0, 255), atol=0.01)
+
+
+# The table of augmentations
+
+
+class WithMore(Augment):
+    """Strengths with those of augmentations that tests append to the table."""
+
+    shade: float
+    mark: float = 0
+
+
+def lengthened(views: Views, **values: float) -> Views:
+    return views.model_copy(update={"augment": WithMore(**(views.augment.model_dump() | values))})
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Augmentation]:
+    """A copy of the table that a test may change: what was compiled of the old one does not count."""
+    copy = dict(AUGMENTATIONS)
+    monkeypatch.setattr(module, "AUGMENTATIONS", copy)
+    monkeypatch.setattr(module, "_view", tf.function(module._view.python_function, jit_compile=True))
+    return copy
+
+
+def shade(images: tf.Tensor, u: tf.Tensor, strength: float) -> tf.Tensor:
+    """Fill the upper left pixel with an image's two numbers and the strength."""
+    numbers = tf.concat([u, tf.fill([tf.shape(u)[0], 1], strength)], axis=1)[:, None, None]
+    return tf.concat([tf.concat([numbers, images[:, :1, 1:]], axis=2), images[:, 1:]], axis=1)
+
+
+def some_images(count: int = 6) -> np.ndarray:
+    return np.stack([random_picture(np.random.default_rng(number), 40) for number in range(count)])
+
+
+def test_each_strength_is_of_something_and_each_augmentation_has_one():
+    assert set(Augment.model_fields) == {"crop", "flip", *AUGMENTATIONS}
+
+
+def test_at_strength_0_an_augmentation_is_left_out(views: Views, table: dict[str, Augmentation]):
+    def trips(images: tf.Tensor, u: tf.Tensor, strength: float) -> tf.Tensor:
+        pytest.fail("applied")
+
+    bare = augmented(some_images(), ids(6), 0, 20, strengths(views, colour=0))
+    table["shade"] = Augmentation(trips, uniforms=2)
+    table["colour"] = Augmentation(trips, uniforms=3)
+    seen = augmented(some_images(), ids(6), 0, 20, lengthened(views, colour=0, shade=0))
+    np.testing.assert_allclose(seen, bare, atol=1e-4)
+    with pytest.raises(pytest.fail.Exception, match="applied"):
+        augmented(some_images(), ids(6), 0, 20, lengthened(views, colour=0, shade=1e-6))
+
+
+def test_appended_augmentation_leaves_the_numbers_of_the_others_as_they_are(
+    views: Views, table: dict[str, Augmentation]
+):
+    before = augmented(some_images(), ids(6), 1, 20, views).numpy()
+    table["shade"] = Augmentation(shade, uniforms=2)
+    np.testing.assert_allclose(augmented(some_images(), ids(6), 1, 20, lengthened(views, shade=0)), before, atol=1e-4)
+    after = augmented(some_images(), ids(6), 1, 20, lengthened(views, shade=0.25)).numpy()
+    corner = np.zeros((20, 20), bool)
+    corner[0, 0] = True
+    np.testing.assert_allclose(after[:, ~corner], before[:, ~corner], atol=1e-4)
+    assert (np.abs(after[:, 0, 0] - before[:, 0, 0]) > 1e-3).any()
+
+
+@pytest.mark.parametrize("strength", [0, 0.2])
+def test_augmentation_takes_the_next_numbers_whether_those_before_it_are_left_out_or_not(
+    views: Views, table: dict[str, Augmentation], strength: float
+):
+    table["shade"] = Augmentation(shade, uniforms=2)
+    seen = augmented(some_images(), ids(6), 2, 20, lengthened(views, colour=strength, shade=0.25)).numpy()
+    expected = uniforms(views.seed, ids(6), 2, 10).numpy()[:, 8:]  # 4 are the crop's, 1 the flip's, 3 of the colour
+    np.testing.assert_array_equal(seen[:, 0, 0, :2], expected)
+    assert (seen[:, 0, 0, 2] == 0.25).all()
+
+
+def test_augmentations_are_applied_in_the_order_of_the_table(views: Views, table: dict[str, Augmentation]):
+    table["shade"] = Augmentation(lambda images, u, strength: images * 0 + strength, uniforms=0)
+    table["mark"] = Augmentation(lambda images, u, strength: 2 * images + strength, uniforms=0)
+    seen = augmented(some_images(), ids(6), 0, 20, lengthened(views, shade=3, mark=0.5)).numpy()
+    assert (seen == 6.5).all()

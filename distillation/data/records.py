@@ -1,0 +1,134 @@
+"""Images as TFRecord shards: written and read."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from distillation.data.splits import UNLABELED, Example
+from distillation.errors import InputError, reason
+from distillation.files import read_json, write_json
+
+RECORDS = Path("data/records")
+SHARD_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says of the records beside it.
+
+    `counts` is images by split and class name, `labeled` the training images whose label is not hidden;
+    `near_duplicates` is how many images of a split resemble one of the training split (see `resembling`).
+    """
+
+    classes: list[str]
+    counts: dict[str, dict[str, int]]
+    labeled: dict[str, int]
+    near_duplicates: dict[str, int]
+    image_size: int
+    source: dict[str, str]
+    duplicates_dropped: int
+    conflicting_duplicates_dropped: int
+
+    def size(self, split: str) -> int:
+        """Number of images in a split."""
+        return sum(self.counts[split].values())
+
+
+def read_manifest(directory: str | Path = RECORDS) -> Manifest:
+    """Read `manifest.json`; `InputError` where it is missing or no manifest."""
+    path = Path(directory) / "manifest.json"
+    try:
+        return Manifest(**read_json(path))
+    except TypeError:
+        raise InputError(f"{path} is not a manifest of this version: run `dvc repro`") from None
+
+
+def write_records(directory: Path, splits: dict[str, list[Example]], manifest: Manifest) -> None:
+    """Write every split as shards of at most `SHARD_IMAGES` pictures, and the manifest."""
+    directory.mkdir(parents=True)
+    for name, examples in splits.items():
+        shards = math.ceil(len(examples) / SHARD_IMAGES)
+        for shard in range(shards):
+            path = directory / f"{name}-{shard:05d}-of-{shards:05d}.tfrecord"
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for example in examples[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]:
+                    writer.write(_serialise(example))
+    write_json(directory / "manifest.json", vars(manifest))
+
+
+class Records:
+    """One split of a directory of records, in id order; with `labeled_only`, without what is `UNLABELED`.
+
+    `ids` (n,) str, `labels` (n,) int64 and `sources` (n,) str are held in memory; the pictures stream.
+    Raises `InputError` where shards are missing, corrupt, or hold another count than the manifest says.
+    """
+
+    def __init__(self, split: str, labeled_only: bool = False, directory: str | Path = RECORDS):
+        self.directory = Path(directory)
+        self.manifest = read_manifest(directory)
+        pattern = f"{split}-*.tfrecord"
+        shards = self.directory / pattern
+        self.files = sorted(map(str, self.directory.glob(pattern)))
+        rows = []
+        try:
+            for serialised in tf.data.TFRecordDataset(self.files).batch(4096):
+                parsed = tf.io.parse_example(serialised, _FEATURES)
+                rows.append([parsed[key].numpy() for key in ("id", "label", "source")])
+        except tf.errors.OpError as error:
+            raise InputError(f"{shards} is corrupt ({reason(error)}): run `dvc repro`") from None
+        expected = self.manifest.size(split)
+        found = sum(len(row[0]) for row in rows)
+        if found != expected:
+            raise InputError(f"{shards} hold {found} images; manifest.json says {expected}: run `dvc repro`")
+        ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
+        classes = len(self.manifest.classes)
+        if labels.min() < UNLABELED or labels.max() >= classes:
+            raise InputError(f"{shards} hold labels beyond the manifest's {classes} classes: run `dvc repro`")
+        self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
+        ids, sources = (np.array([text.decode() for text in column]) for column in (ids, sources))
+        self.ids, self.labels, self.sources = (column[self._taken] for column in (ids, labels, sources))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def dataset(self) -> tf.data.Dataset:
+        """Serialised examples in id order: scalar strings."""
+        taken = tf.data.Dataset.from_tensor_slices(self._taken)
+        examples = tf.data.Dataset.zip(taken, tf.data.TFRecordDataset(self.files))
+        examples = examples.filter(lambda take, _: take).map(lambda _, serialised: serialised)
+        return examples.apply(tf.data.experimental.assert_cardinality(len(self)))
+
+    def batches(self, size: int) -> tf.data.Dataset:
+        """Batches of `size` decoded examples in id order (see `decode`), the last one smaller where need be."""
+        return self.dataset().map(lambda one: decode(one, self.manifest.image_size), tf.data.AUTOTUNE).batch(size)
+
+
+def decode(serialised: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
+    """Decode one serialised example: `image` (size, size, 3) uint8, `id` scalar string, `label` scalar int64."""
+    parsed = tf.io.parse_single_example(serialised, _FEATURES)
+    image = tf.io.decode_jpeg(parsed["jpeg"], channels=3, dct_method="INTEGER_ACCURATE")
+    return {"image": tf.ensure_shape(image, (image_size, image_size, 3)), "id": parsed["id"], "label": parsed["label"]}
+
+
+_FEATURES = {
+    "id": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+    "source": tf.io.FixedLenFeature([], tf.string),
+    "jpeg": tf.io.FixedLenFeature([], tf.string),
+}
+
+
+def _serialise(example: Example) -> bytes:
+    def strings(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    features = {
+        "id": strings(example.id.encode()),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[example.label])),
+        "source": strings(example.source.encode()),
+        "jpeg": strings(example.jpeg),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)

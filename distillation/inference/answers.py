@@ -1,0 +1,105 @@
+"""The cache of the teacher's answers: named arrays in parts of consecutive answers.
+
+Answer number `view * images + i` is that to one view of the i-th training image, in id order. A part holds
+`PART` of them (the last one fewer) in a folder of its own, an `.npy` file for each output. A folder is there
+whole or not at all, so that a run that was killed goes on, and parts can be made anywhere.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from distillation.errors import InputError, reason
+from distillation.files import replacing
+from distillation.inference.forward import BATCH, Arrays
+
+ANSWERS = Path("data/teacher_answers")
+PART = 128 * BATCH
+
+
+def part_path(directory: Path, number: int) -> Path:
+    """The folder of part `number`."""
+    return directory / f"part-{number:05d}"
+
+
+def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:
+    """Write the answers of `batches`, each of `BATCH` but the last, as parts from number `first` on."""
+    number, waiting = first, []
+    for batch in batches:
+        waiting.append(_compact(batch))
+        if len(waiting) == PART // BATCH:
+            _write_part(part_path(directory, number), waiting)
+            number, waiting = number + 1, []
+    if waiting:
+        _write_part(part_path(directory, number), waiting)
+
+
+def _compact(answers: Arrays) -> Arrays:
+    """Answers as they are stored: logits in float32, feature maps in float16."""
+    return {name: values.astype(np.float32 if name == "logits" else np.float16) for name, values in answers.items()}
+
+
+def _write_part(path: Path, batches: Sequence[Arrays]) -> None:
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        for name in batches[0]:
+            # Through a Python file: of `np.save` alone, a full disk would make an error without a reason.
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, np.concatenate([batch[name] for batch in batches]))
+
+
+class Answers:
+    """The cached answers to `views` views of `images` training images.
+
+    `shapes` has each output's shape for one answer. Raises `InputError` where a part is missing, broken, or does
+    not fit the others.
+    """
+
+    def __init__(self, views: int, images: int, directory: Path = ANSWERS):
+        self.images, self.directory = images, directory
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        names = {"logits", *(path.stem for path in directory.glob("part-*/*.npy"))}
+        for number in range(-(-views * images // PART)):
+            length = min(PART, views * images - number * PART)
+            for name in sorted(names):
+                path = part_path(directory, number) / f"{name}.npy"
+                array = _open(path)
+                shape = self.shapes.setdefault(name, array.shape[1:])
+                dtype = self.dtypes.setdefault(name, array.dtype)
+                if array.shape != (length, *shape) or array.dtype != dtype:
+                    raise InputError(
+                        f"{path} has {array.dtype} of shape {array.shape}, should have "
+                        f"{dtype} of shape {(length, *shape)}: run `dvc repro`"
+                    )
+
+    def dataset(self, view: tf.Tensor, names: Sequence[str]) -> tf.data.Dataset:
+        """The outputs `names` of the teacher for view number `view` (scalar int64) of every image, in id order."""
+        start = view * self.images
+        parts = tf.data.Dataset.range(start // PART, (start + self.images - 1) // PART + 1)
+        answers = parts.flat_map(lambda part: tf.data.Dataset.from_tensor_slices(self._load(part, names)))
+        return answers.skip(start % PART).take(self.images)
+
+    def _load(self, part: tf.Tensor, names: Sequence[str]) -> dict[str, tf.Tensor]:
+        def load(number: np.int64) -> list[np.ndarray]:
+            folder = part_path(self.directory, number)
+            return [np.load(folder / f"{name}.npy") for name in names]
+
+        arrays = tf.numpy_function(load, [part], [self.dtypes[name] for name in names])
+        return {
+            name: tf.ensure_shape(array, (None, *self.shapes[name])) for name, array in zip(names, arrays, strict=True)
+        }
+
+
+def _open(path: Path) -> np.memmap:
+    """The floats at `path`; only the header is read, and nothing is unpickled."""
+    try:
+        array = np.lib.format.open_memmap(os.fspath(path), mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}): run `dvc repro`, which makes it") from None
+    if array.dtype.kind != "f":
+        raise InputError(f"{path} has values of type {array.dtype}, should have floats: run `dvc repro`")
+    return array

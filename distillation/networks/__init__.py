@@ -1,0 +1,1 @@
+"""The networks: teachers, students, and what can be done with any of them."""

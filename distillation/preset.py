@@ -1,0 +1,81 @@
+"""Put a preset into `params.yaml`: `python -m distillation.preset cats_vs_dogs`.
+
+A preset, `presets/NAME.yaml`, holds what differs from the defaults; of several, later ones change earlier ones.
+The comments of `params.yaml` stay.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from distillation.errors import InputError
+from distillation.files import replacing
+from distillation.params import Params, leaves, validated
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+def complete(*names: str) -> Params:
+    """The defaults with presets laid over them; `InputError` where there is no such preset, or it is not valid."""
+    content: dict = {}
+    for name in names:
+        path = PRESETS / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+            raise InputError(f"there is no preset {name}: give one of {known}")
+        _lay_over(content, YAML(typ="safe").load(path), path)
+        params = validated(content, path)
+    return params
+
+
+def write_params(params: Params, path: Path) -> None:
+    """Write `params` to `path`, with the comments of what stood there, if that had the same keys."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    values = params.model_dump()
+    try:
+        content = yaml.load(path)
+        if leaves(content).keys() != leaves(values).keys():
+            content = values
+    except (OSError, YAMLError, AttributeError):
+        content = values
+    _lay_over(content, values, path)
+    with replacing(path) as temporary:
+        yaml.dump(content, temporary)
+
+
+def _lay_over(content: dict, values: object, path: Path) -> None:
+    if not isinstance(values, dict):
+        raise InputError(f"{path} should hold sections of parameters")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _lay_over(content.setdefault(key, {}), value, path)
+        elif isinstance(value, list):
+            content[key] = CommentedSeq(value)
+            content[key].fa.set_flow_style()
+        else:
+            content[key] = value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m distillation.preset", description="Put a preset into params.yaml.")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="of a file in presets/; later ones change earlier ones"
+    )
+    parser.add_argument("--output", type=Path, default=Path("params.yaml"), help="the file to write (%(default)s)")
+    options = parser.parse_args()
+    try:
+        write_params(complete(*options.names), options.output)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

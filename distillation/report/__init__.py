@@ -1,0 +1,1 @@
+"""Statistics of predictions, and how they are shown."""

@@ -1,0 +1,135 @@
+"""The report as an HTML page, and as tables for the terminal and for Markdown."""
+
+import base64
+import string
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from distillation.params import Params
+from distillation.report.statistics import MODELS
+
+IN_BRIEF = ["test accuracy", "95 % interval", "ECE", "parameters", "MACs"]
+TEMPLATE = Path(__file__).with_name("page.html")
+PIXELS_PER_INCH = 115  # of a figure, on the page
+
+CAPTIONS = {
+    "summary": "Test accuracy with its 95 % interval (Wilson).",
+    "learning_curves": "Both students while they train: the same network, initial weights and number of steps, another "
+    "objective. The cross-entropy shown is that of the labels. Training values are means since the point before, over "
+    "augmented views; before the last point, validation is made on a part of its images.",
+    "objective": "What the distilled student minimises: the weighted terms, stacked, as means since the point before. "
+    "Their sum is the objective.",
+    "cost": "Test accuracy (with 95 % intervals) against cost. The students cost the same and are drawn side by side. "
+    "On the right, the LiteRT files of the distilled student.",
+    "reliability": "How often a model is right, by how sure it is; on the dashed line the two agree. The area of a dot "
+    "grows with the share of test images in its bin. ECE: expected calibration error.",
+    "montage": "Training images, taken from the classes in turn.",
+    "views": "A training image: the plain view, on which models are validated and tested, and augmented views. "
+    "Teacher and student see the same views, each at its own resolution.",
+    "disagreements": "Test images, and the probability that each model gives to the class they are labelled with.",
+    "soft_labels": "What the teacher answers to test images, softened by temperature T; black is the labelled "
+    "class (of many classes, the likeliest are shown). This run distils at T = {temperature:g}.",
+}
+
+
+def comparison(metrics: dict) -> pd.DataFrame:
+    """The three models side by side, as text; `metrics` is `metrics/evaluate.json`."""
+    rows = {}
+    for name, text in MODELS.items():
+        row = metrics[name]
+        rows[text] = {
+            "test accuracy": f"{100 * row['accuracy']:.1f} %",
+            "95 % interval": f"{100 * row['accuracy_ci_low']:.1f} to {100 * row['accuracy_ci_high']:.1f} %",
+            "ECE": f"{row['ece']:.3f}",
+            "parameters": f"{row['parameters']:,}",
+            "MACs": f"{row['macs'] / 1e6:,.1f} M",
+            "cross-entropy": f"{row['nll']:.3f}",
+            "ROC AUC": f"{row['roc_auc']:.3f}",
+            "agrees with teacher": f"{100 * row['agreement_with_teacher']:.1f} %" if name != "teacher" else "",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def exported(export: dict) -> pd.DataFrame:
+    """The exported files side by side, as text; `export` is `metrics/export.json`."""
+    rows = {
+        f"student_{variant}.tflite": {
+            "test accuracy": f"{100 * row['accuracy']:.1f} %",
+            "size": f"{row['bytes'] / 1000:,.1f} kB",
+            "largest error of a probability": f"{row['max_abs_probability_error']:.2g}",
+        }
+        for variant, row in sorted(export.items(), key=lambda item: -item[1]["bytes"])
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gain(metrics: dict) -> str:
+    """One line: the gain, its interval and its p-value."""
+    row = metrics["distilled_minus_scratch"]
+    value, low, high = (f"{100 * row[key]:+.1f}" for key in ("accuracy", "ci_low", "ci_high"))
+    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.2g}"
+    return f"distilled minus scratch: {value} points (95 % interval {low} to {high}, {p})"
+
+
+def verdict(metrics: dict) -> str:
+    """One sentence; clear is what both the interval and McNemar's test find clear."""
+    row = metrics["distilled_minus_scratch"]
+    if row["p_value"] < 0.05 and row["ci_low"] > 0:
+        return "Distillation helped: the gain exceeds what the choice of test images explains."
+    if row["p_value"] < 0.05 and row["ci_high"] < 0:
+        return "Distillation hurt: the loss exceeds what the choice of test images explains."
+    return "Undecided: these test images cannot tell the two students apart."
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text, as Markdown."""
+    rows = [["model", *table.columns], ["---", *["---:"] * table.shape[1]], *table.reset_index().values.tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def html(params: Params, metrics: dict, export: dict, data: str, drawn: dict[str, Figure], folder: Path) -> str:
+    """The whole page, with its figures inside.
+
+    Args:
+        params: of the run.
+        metrics, export: `metrics/evaluate.json`, `metrics/export.json`.
+        data: one sentence about the data set.
+        drawn: figures by name, in the order of the page.
+        folder: where they are as PNG.
+    """
+    table = comparison(metrics)
+    settings = yaml.safe_dump(params.model_dump(), sort_keys=False)
+    accuracies = ", ".join(f"{name} {row['test accuracy']} ({row['95 % interval']})" for name, row in table.iterrows())
+    ratio = metrics["compression"]
+    figures = ""
+    for name, figure in drawn.items():
+        png = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        caption = _text(CAPTIONS[name].format(temperature=params.distill.temperature))
+        width = round(PIXELS_PER_INCH * figure.get_figwidth())
+        figures += f'<figure><img src="data:image/png;base64,{png}" width="{width}" alt="{name}">\n'
+        figures += f"<figcaption>{caption}</figcaption></figure>\n"
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        data=_text(data),
+        verdict=verdict(metrics),
+        gain=_text(gain(metrics)).capitalize(),
+        accuracies=_text(accuracies),
+        parameters=f"{ratio['parameters']:,.1f}",
+        macs=f"{ratio['macs']:,.1f}",
+        comparison=_table(table),
+        exported=_table(exported(export)),
+        figures=figures,
+        settings=escape(settings),
+    )
+
+
+def _text(text: str) -> str:
+    """Escaped, with minus signs, and per cent signs that stay with their numbers."""
+    return escape(text).replace(" -", " \N{MINUS SIGN}").replace(" %", "&nbsp;%")
+
+
+def _table(table: pd.DataFrame) -> str:
+    return f'<div class="wide">{table.to_html(border=0)}</div>'

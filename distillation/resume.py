@@ -1,0 +1,40 @@
+"""Where a stage keeps what it has done so far, and whether that still holds after a kill."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import yaml
+
+from distillation.params import leaves
+
+DIRECTORY = Path(".checkpoints")  # ignored by git, and none of DVC's outs
+
+
+def unfinished(stage: str) -> Path:
+    """The folder in which a run of `stage` keeps what it has finished; that of other parameters, code or data goes."""
+    folder = DIRECTORY / f"{stage}-{fingerprint(stage)[:16]}"
+    for stale in set(DIRECTORY.glob(f"{stage}-*")) - {folder}:
+        shutil.rmtree(stale)
+    return folder
+
+
+def fingerprint(stage: str) -> str:
+    """SHA-256 over all that `stage` depends on: in DVC's eyes (command, contents of deps, params), and Keras itself."""
+    definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    params = leaves(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
+    digest = hashlib.sha256(json.dumps([definition, keras.version()], sort_keys=True).encode())
+    for declared in definition["params"]:
+        for key, value in params.items():
+            if f"{key}.".startswith(f"{declared}."):
+                digest.update(f"{key}={value!r}\n".encode())
+    for dependency in definition["deps"]:
+        path = Path(dependency)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_dir() or file.suffix == ".pyc":
+                continue
+            with file.open("rb") as content:
+                digest.update(f"{file}={hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

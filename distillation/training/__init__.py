@@ -1,0 +1,1 @@
+"""Batches, the objective, and the loop that trains all three models."""

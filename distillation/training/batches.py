@@ -1,0 +1,107 @@
+"""Batches: training is one endless stream of them, validation a fixed list."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from distillation.data.records import Records, decode
+from distillation.data.views import augmented, plain, splitmix64
+from distillation.inference.answers import Answers
+from distillation.params import Training, Views
+
+IN_MEMORY = 5 * 2**29  # 2.5 GiB: decoded training images stay in memory up to this; a pass's answers come on top
+VALIDATION_IN_MEMORY = IN_MEMORY // 4
+SHUFFLED_AT_A_TIME = 2**15  # encoded images, each with its answers, where the decoded ones don't fit
+
+# From the number of steps already taken to the batches that follow.
+Stream = Callable[[int], tf.data.Dataset]
+
+
+def view_stream(
+    records: Records,
+    image_size: int,
+    views: Views,
+    training: Training,
+    answers: Answers | None = None,
+    names: Sequence[str] = (),
+) -> Stream:
+    """Training batches of augmented views. Pass p over the images shows view p mod `views.count` of each.
+
+    Args:
+        records: n images of the training split.
+        image_size: side of the views in pixels.
+        views, training: augmentation; batch size and seed.
+        answers: the teacher's, to the same n images.
+        names: those of its outputs that are wanted.
+
+    Returns:
+        A stream of `image` (batch, size, size, 3) float32 0..255, `label` (batch,) int64, and with `names` also
+        `teacher`, a dict of (batch, ...) float32.
+    """
+
+    def parse(serialised: tf.Tensor) -> dict[str, tf.Tensor]:
+        return decode(serialised, records.manifest.image_size)
+
+    def to_batch(batch: dict) -> dict:
+        images = augmented(batch["example"]["image"], batch["example"]["id"], batch["view"], image_size, views)
+        teacher = {name: tf.cast(values, tf.float32) for name, values in batch.get("teacher", {}).items()}
+        return {"image": images, "label": batch["example"]["label"]} | ({"teacher": teacher} if teacher else {})
+
+    in_memory = len(records) * records.manifest.image_size**2 * 3 <= IN_MEMORY
+    examples = records.dataset()
+    if in_memory:
+        examples = examples.map(parse, tf.data.AUTOTUNE).cache()
+
+    def of_pass(number: tf.Tensor) -> tf.data.Dataset:
+        view = number % views.count
+        columns = {"example": examples} | ({"teacher": answers.dataset(view, names)} if names else {})
+        buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME
+        shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, training.seed, number)
+        return shuffled.map(lambda row: row | {"view": view})
+
+    def from_step(step: int) -> tf.data.Dataset:
+        rows = _passes(of_pass, len(records), step * training.batch_size)
+        if not in_memory:
+            rows = rows.map(lambda row: row | {"example": parse(row["example"])}, tf.data.AUTOTUNE)
+        return rows.batch(training.batch_size, drop_remainder=True).map(to_batch, tf.data.AUTOTUNE)
+
+    return from_step
+
+
+def array_stream(arrays: dict[str, tf.Tensor], training: Training) -> Stream:
+    """Training batches of arrays that are in memory, each (n, ...), by the same names."""
+    rows = tf.data.Dataset.from_tensor_slices(arrays)
+
+    def from_step(step: int) -> tf.data.Dataset:
+        passes = _passes(
+            lambda number: _shuffled(rows, len(rows), training.seed, number), len(rows), step * training.batch_size
+        )
+        return passes.batch(training.batch_size, drop_remainder=True)
+
+    return from_step
+
+
+def plain_batches(records: Records, image_size: int, batch_size: int) -> tf.data.Dataset:
+    """The plain view `image` and the `label` of every image, in id order."""
+    return records.batches(batch_size).map(
+        lambda batch: {"image": plain(batch["image"], image_size), "label": batch["label"]}, tf.data.AUTOTUNE
+    )
+
+
+def first_batches(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """The first `count` of `batches`, kept in memory where they fit."""
+    first = batches.take(count)
+    largest = max(sum(values.nbytes for values in batch.values()) for batch in batches.take(1).as_numpy_iterator())
+    return first.cache() if count * largest <= VALIDATION_IN_MEMORY else first
+
+
+def _passes(of_pass: Callable[[tf.Tensor], tf.data.Dataset], length: int, first: int) -> tf.data.Dataset:
+    """One pass after the other, each of `length` rows, from row `first` of them all; it does not end."""
+    number, row = divmod(first, length)
+    return tf.data.Dataset.range(number, tf.int64.max).flat_map(of_pass).skip(row)
+
+
+def _shuffled(rows: tf.data.Dataset, buffer: int, seed: int, number: tf.Tensor) -> tf.data.Dataset:
+    """`rows` in an order that is a function of `seed` and the number of the pass: a resumed run sees it again."""
+    mixed = splitmix64(tf.constant(seed, tf.uint64), tf.cast(number + 1, tf.uint64))
+    return rows.shuffle(buffer, seed=tf.bitcast(mixed, tf.int64), reshuffle_each_iteration=False)

@@ -1,0 +1,170 @@
+"""The training loop of all three models, and what it publishes."""
+
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distillation.console import note
+from distillation.data.splits import UNLABELED
+from distillation.errors import InputError
+from distillation.files import write_json
+from distillation.networks.network import save_network
+from distillation.params import Training
+from distillation.training.batches import Stream, first_batches
+from distillation.training.checkpoint import Checkpoint, History, discard
+from distillation.training.muon import Muon
+from distillation.training.objective import Objective, hard
+
+REPORTS = 20  # of a run: for each a row of history, a line in the terminal and a checkpoint
+VALIDATION_IMAGES = 2000  # that a report is made on; the last one is made on all
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator and make every operation deterministic, before a network is built."""
+    keras.utils.set_random_seed(seed)
+    tf.random.set_seed(1)  # 0 would not go with the seeds of `batches`, which are tensors; Keras does not use it
+    tf.config.experimental.enable_op_determinism()
+
+
+def fit(
+    stage: str,
+    model: str,
+    network: keras.Model,
+    objective: Objective,
+    stream: Stream,
+    validation: tf.data.Dataset,
+    steps: int,
+    settings: Training,
+    warmup_steps: int = 0,
+) -> History:
+    """Train `network`, going on from where a killed run of the same stage left off.
+
+    The learning rate rises linearly for `warmup_steps`, then falls along a cosine to zero. The weights after the
+    last step are the result: none are chosen by validation. Further terms of the objective fade over the reports.
+
+    Args:
+        stage: name in dvc.yaml, which names the checkpoint.
+        model: names the history, `plots/history/MODEL.json`, which grows with every report.
+        network: its outputs are named as the objective reads them.
+        objective: what it minimises.
+        stream: training batches; of a batch, the network is given what its input is named.
+        validation: batches of the same with labels.
+        steps: number of batches to train on, at least 1.
+        settings: batch size, learning rate, weight decay.
+        warmup_steps: fewer than `steps`.
+
+    Returns:
+        A row for each report: `images` shown so far; `train_accuracy` and `train_loss` since the last report;
+        `validation_accuracy` and `validation_loss`; and `objective_NAME`, each weighted term. Losses are the
+        cross-entropy against the labels, in nats; unlabeled images don't count.
+    """
+    optimizer = scheduled(settings, steps, warmup_steps)
+    optimizer.build(network.trainable_variables)
+    checkpoint = Checkpoint(stage, [*network.variables, *optimizer.variables])
+    history = checkpoint.restore()
+    train_step, score = training_step(network, objective, optimizer), _scoring(network)
+    part_of_validation = first_batches(validation, max(1, VALIDATION_IMAGES // settings.batch_size))
+    reports = min(REPORTS, steps)
+    ends = [steps * report // reports for report in range(reports + 1)]
+    first, start = ends[len(history)], time.monotonic()
+    batches = iter(stream(first).prefetch(4))
+    for report in range(len(history), reports):
+        fade = tf.constant(1 - report / reports, tf.float32)
+        taken = ends[report + 1] - ends[report]
+        trained = _totals([train_step(next(batches), fade) for _ in range(taken)])
+        held_out = part_of_validation if report + 1 < reports else validation
+        validated = _totals([score(batch) for batch in held_out])
+        row = {
+            "images": ends[report + 1] * settings.batch_size,
+            **_means("train", trained),
+            **_means("validation", validated),
+            **{f"objective_{name}": trained.get(name, 0.0) / taken for name in objective.names},
+        }
+        for name, value in row.items():
+            if not np.isfinite(value):
+                raise InputError(f"{name} is {value} after {row['images']:,} images: a lower learning_rate may help")
+        history.append(row)
+        checkpoint.save(history)
+        write_json(f"plots/history/{model}.json", history)
+        left = (time.monotonic() - start) / (ends[report + 1] - first) * (steps - ends[report + 1])
+        note(
+            f"{stage}  {row['images']:,}/{steps * settings.batch_size:,} images  "
+            f"train accuracy {row['train_accuracy']:.3f}  "
+            f"validation accuracy {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
+        )
+    write_json(f"plots/history/{model}.json", history)  # where only this was left to do
+    return history
+
+
+def training_step(
+    network: keras.Model, objective: Objective, optimizer: keras.optimizers.Optimizer
+) -> Callable[[dict, tf.Tensor], dict[str, tf.Tensor]]:
+    """One step, compiled: from a batch and how much of the fading terms is left (see `Objective`) to scalars by name.
+
+    These are each weighted term's mean over the batch, and what `_counts` counts.
+    """
+    source = network.input.name
+
+    @tf.function
+    def step(batch: dict, fade: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = network(batch[source], training=True)
+            terms = objective(batch, outputs, fade)
+            loss = tf.add_n(list(terms.values()))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply(gradients, network.trainable_variables)
+        return terms | _counts(batch["label"], outputs["logits"])
+
+    return step
+
+
+def publish(stage: str, model: str, network: keras.Model, history: History) -> str:
+    """Write a trained network and its final metrics; return the stage's line of result."""
+    save_network(network, f"models/{model}")
+    kept = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
+    write_json(f"metrics/{model}.json", {key: history[-1][key] for key in kept})
+    discard(stage)
+    return f"{stage}: validation accuracy {history[-1]['validation_accuracy']:.4f} -> models/{model}"
+
+
+def scheduled(settings: Training, steps: int, warmup_steps: int = 0) -> Muon:
+    """The optimizer, with a learning rate that rises linearly, then falls along a cosine to zero at `steps`."""
+    optimizer = Muon(
+        keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup_steps else settings.learning_rate,
+            max(1, steps - warmup_steps),
+            warmup_target=settings.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        ),
+        weight_decay=settings.weight_decay,
+        adam_weight_decay=settings.weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
+
+
+def _scoring(network: keras.Model) -> Callable[[dict], dict[str, tf.Tensor]]:
+    source = network.input.name
+    return tf.function(lambda batch: _counts(batch["label"], network(batch[source], training=False)["logits"]))
+
+
+def _counts(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Of a batch: how many examples are labeled, how many of these are right, and the sum of their cross-entropy."""
+    right = tf.argmax(logits, axis=-1) == labels
+    return {
+        "labeled": tf.math.count_nonzero(labels != UNLABELED),
+        "right": tf.math.count_nonzero(right),
+        "cross_entropy": tf.reduce_sum(hard(labels, logits)),
+    }
+
+
+def _totals(batches: list[dict[str, tf.Tensor]]) -> dict[str, float]:
+    return {name: float(np.sum([batch[name] for batch in batches], dtype=np.float64)) for name in batches[0]}
+
+
+def _means(split: str, totals: dict[str, float]) -> dict[str, float]:
+    labeled = max(1, totals["labeled"])
+    return {f"{split}_accuracy": totals["right"] / labeled, f"{split}_loss": totals["cross_entropy"] / labeled}

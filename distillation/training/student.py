@@ -1,0 +1,43 @@
+"""The training that the scratch student and the distilled one share."""
+
+from distillation.data.records import Records
+from distillation.inference.answers import Answers
+from distillation.networks.students import build_student, with_projections
+from distillation.params import Params
+from distillation.training.batches import plain_batches, view_stream
+from distillation.training.fit import fit, publish, set_seed
+from distillation.training.objective import Objective
+
+
+def train_student(stage: str, model: str, params: Params, objective: Objective, answers: Answers | None = None) -> str:
+    """Train and publish a student; both share initial weights, data order, views, schedule and number of steps.
+
+    Without the teacher's answers it learns from the labeled images alone, in as many steps.
+
+    Args:
+        stage: the stage in dvc.yaml.
+        model: what the published files are called.
+        params: all parameters.
+        objective: what it minimises.
+        answers: of the teacher, to all training images.
+
+    Returns:
+        The stage's line of result.
+    """
+    student, train, validation = params.student, Records("train", labeled_only=answers is None), Records("validation")
+    images = train.manifest.size("train")
+    set_seed(student.seed)
+    network = build_student(student, len(train.manifest.classes))
+    names = objective.reads() if answers else []
+    history = fit(
+        stage,
+        model,
+        with_projections(network, {name: answers.shapes[name] for name in names if name != "logits"}),
+        objective,
+        view_stream(train, student.image_size, params.views, student, answers, names),
+        plain_batches(validation, student.image_size, student.batch_size),
+        max(1, images * student.epochs // student.batch_size),
+        student,
+        warmup_steps=round(images * student.warmup_epochs / student.batch_size),
+    )
+    return publish(stage, model, network, history)

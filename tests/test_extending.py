@@ -1,0 +1,113 @@
+"""Every diff of docs/extending.md is applied in a clone, and the pipeline runs with it on a few hundred sketches."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from clone import ROOT, Clone, copy_of_the_product
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "data": {"max_images": 300, "image_size": 48},
+    "teacher": {"epochs": 1},
+    "student": {"channels": [8, 16], "epochs": 2},
+    "distill": {"feature_channels": 4, "weights": {"features": 5}},
+}
+
+
+def section(title: str) -> tuple[str, dict]:
+    """The diff of a section of the page, and the parameters that go with it."""
+    page = (ROOT / "docs/extending.md").read_text()
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    (diff,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    params = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return diff, yaml.safe_load(params[0]) if params else {}
+
+
+@pytest.fixture(scope="module")
+def sketches(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The whole pipeline run once on a few hundred sketches, and committed."""
+    clone = Clone(tmp_path_factory.mktemp("sketches") / "repository")
+    copy_of_the_product(clone)
+    clone.write_params(SMALL)
+    clone.run("dvc", "repro")
+    clone.commit("sketches")
+    return clone
+
+
+@pytest.fixture
+def extended(sketches: Clone, request: pytest.FixtureRequest) -> Iterator[Clone]:
+    """`sketches` after the change of a section of the page and `dvc repro`."""
+    diff, params = section(request.param)
+    assert len(re.findall(r"^\+\+\+ ", diff, re.MULTILINE)) + bool(params) <= 3, "more than three files"
+    assert len(re.findall(r"^[+-](?![+-])", diff, re.MULTILINE)) <= 32, "more than about 30 lines"
+    try:
+        (sketches.path / "change.diff").write_text(diff)
+        sketches.run("git", "apply", "change.diff")
+        content = yaml.safe_load((sketches.path / "params.yaml").read_text())
+        merge(content, params)
+        (sketches.path / "params.yaml").write_text(yaml.safe_dump(content))
+        sketches.run("ruff", "check", ".")
+        sketches.run("dvc", "repro")
+        yield sketches
+    finally:
+        sketches.run("git", "clean", "-qfd")
+        sketches.run("git", "checkout", "-q", ".")
+        sketches.run("dvc", "checkout", "-q")
+
+
+def merge(content: dict, values: dict) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            merge(content[key], value)
+        else:
+            content[key] = value
+
+
+def read(clone: Clone, path: str) -> dict:
+    return json.loads((clone.path / path).read_text())
+
+
+def committed(clone: Clone, path: str) -> dict:
+    return json.loads(clone.run("git", "show", f"HEAD:{path}").stdout)
+
+
+@pytest.mark.parametrize("extended", ["A teacher"], indirect=True)
+def test_teacher(extended: Clone) -> None:
+    layers = {layer["config"]["name"] for layer in read(extended, "models/teacher/network.json")["config"]["layers"]}
+    assert "expanded_conv_10_add" in layers
+    history = read(extended, "plots/history/student_distilled.json")
+    assert all(row["objective_features"] > 0 for row in history)
+
+
+@pytest.mark.parametrize("extended", ["A student network"], indirect=True)
+def test_student_network(extended: Clone) -> None:
+    before, after = committed(extended, "metrics/evaluate.json"), read(extended, "metrics/evaluate.json")
+    assert after["student_distilled"]["parameters"] < before["student_distilled"]["parameters"]
+    assert after["student_scratch"]["parameters"] == after["student_distilled"]["parameters"]
+    assert read(extended, "metrics/export.json")["float32"]["max_abs_probability_error"] <= 1e-4
+
+
+@pytest.mark.parametrize("extended", ["A loss term"], indirect=True)
+def test_loss_term(extended: Clone) -> None:
+    history = read(extended, "plots/history/student_distilled.json")
+    assert all(row["objective_relational"] > 0 for row in history)
+    assert all(row["objective_relational"] == 0 for row in read(extended, "plots/history/student_scratch.json"))
+
+
+@pytest.mark.parametrize("extended", ["An augmentation"], indirect=True)
+def test_augmentation(extended: Clone) -> None:
+    for model in ("student_scratch", "student_distilled"):
+        path = f"plots/history/{model}.json"
+        assert read(extended, path) != [*committed(extended, path)]
+
+
+@pytest.mark.parametrize("extended", ["A metric"], indirect=True)
+def test_metric(extended: Clone) -> None:
+    metrics = read(extended, "metrics/evaluate.json")
+    for model in ("teacher", "student_scratch", "student_distilled"):
+        assert 0 < metrics[model]["brier"] < 2
+    assert "Brier score" in (extended.path / "plots/report.html").read_text()

@@ -1,0 +1,21 @@
+"""README's way to own images, in a clone; afterwards the fast tests pass there too."""
+
+import re
+
+import pytest
+from clone import ROOT, Clone, copy_of_the_product, draw_folder
+from helpers import needs_imagenet_1
+
+pytestmark = [pytest.mark.slow, needs_imagenet_1]
+
+
+def test_own_images_and_then_the_fast_tests(tmp_path) -> None:
+    clone = Clone(tmp_path / "repository")
+    copy_of_the_product(clone)
+    clone.commit("as it comes")
+    draw_folder(clone.path / "photos")
+    (commands,) = re.findall(r"^## Your own images\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S | re.M)
+    done = clone.run("bash", "-euc", commands)
+    assert "report: plots/report.html" in done.stdout
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    clone.run("pytest", "-q", "-m", "not slow", timeout=1800)
