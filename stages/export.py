@@ -21,7 +21,7 @@ from distillation.params import Params
 EXPORT = Path("models/export")
 REPRESENTATIVE_BATCHES = 16  # of 32 training images, to find the ranges of int8
 
-CARD = Path("distillation/report/model_card.md")
+CARD = Path(__file__).parents[1] / "distillation/report/model_card.md"
 
 
 def main(params: Params) -> str:
