@@ -126,3 +126,12 @@ def test_table_and_figure_of_a_record_are_what_its_seeds_give(tmp_path: Path) ->
     seeds.main(tmp_path)
     assert (RECORD / "seeds.md").read_text() == (tmp_path / "seeds.md").read_text()
     assert compare_images(RECORD / "seeds.png", tmp_path / "seeds.png", tol=1) is None
+
+
+def digest(path: Path) -> str:
+    """What DVC calls the MD5 of a file, or of a directory: that of the list of its files."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    rows = [{"md5": digest(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    return f"{hashlib.md5(json.dumps(rows, sort_keys=True).encode()).hexdigest()}.dir"
