@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from distillation import cpu
 from distillation.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results.json"
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # CPUs of one name may differ fourfold
 PACKAGES = {"tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "numpy", "dvc"}
 GOALS = {">=": operator.ge, "<=": operator.le}
 
@@ -94,14 +96,10 @@ def peak_mib() -> float:
 
 
 def _environment() -> dict:
-    cpus = Path("/proc/cpuinfo")
-    described = cpus.read_text() if cpus.exists() else ""
-    names = re.findall(r"model name\s*:\s*(.+)", described)
     found = {package.name.lower().replace("_", "-"): package.version for package in distributions()}
     return {
-        "cpu": names[0] if names else platform.processor(),
-        # CPUs of one name may differ fourfold.
-        "instructions": [name for name in ("avx2", "avx512f", "avx512_vnni") if name in described.split()],
+        "cpu": cpu.name(),
+        "instructions": [name for name in INSTRUCTIONS if name in (cpu.instructions() or ())],
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

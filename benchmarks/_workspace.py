@@ -46,7 +46,7 @@ def workspace(images: int, views: int | None = None) -> Iterator[Params]:
             Path(name).symlink_to(ROOT / name)
         params = complete(PRESET)
         if views is not None:
-            params = params.model_copy(update={"views": params.views.model_copy(update={"count": views})})
+            params = params.model_copy(update={"budget": params.budget.model_copy(update={"answered": views * images})})
         write_params(params, Path("params.yaml"))
         _write_records(images, params.data.image_size)
         write_parts(ANSWERS, 0, _random_answers(params, images))
@@ -57,7 +57,7 @@ def _random_answers(params: Params, images: int) -> Iterator[Arrays]:
     side, channels, rng = params.teacher.image_size // 32, params.distill.feature_channels, np.random.default_rng(0)
     sides = {"middle_map": 2 * side, "last_map": side}
     shapes = {name: (sides[name], sides[name], int(channels * share)) for name, share in SHARES.items()}
-    count = params.views.count * images
+    count = params.budget.views(images) * images
     for start in range(0, count, BATCH):
         batch = min(BATCH, count - start)
         yield {
@@ -70,17 +70,19 @@ def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Data
     """What `distill` trains, on which batches, by which objective."""
     student, distill = params.student, params.distill
     objective = Objective(distill.alpha, distill.temperature, distill.weights.model_dump())
-    answers, names = Answers(params.views.count, len(train)), objective.reads()
+    views, names = params.budget.views(len(train)), objective.reads()
+    answers = Answers(views, len(train))
     shapes = {name: answers.shapes[name] for name in names if name != "logits"}
     network = with_projections(build_student(student, len(CLASSES)), shapes)
-    return network, view_stream(train, student.image_size, params.views, student, answers, names)(0), objective
+    return network, view_stream(train, student.image_size, params.views, views, student, answers, names)(0), objective
 
 
 def scratch(params: Params, train: Records) -> tuple[keras.Model, tf.data.Dataset, Objective]:
     """What `train_scratch` trains, on which batches, by which objective."""
     student = params.student
     network = select(build_student(student, len(CLASSES)), "logits")
-    return network, view_stream(train, student.image_size, params.views, student)(0), Objective()
+    views = params.budget.views(len(train))
+    return network, view_stream(train, student.image_size, params.views, views, student)(0), Objective()
 
 
 def random_teacher(params: Params) -> keras.Model:

@@ -33,14 +33,15 @@ def main() -> None:
 def _measure() -> dict[str, float]:
     params = load_params()
     set_seed(0)
-    train, views = Records("train"), params.views
+    train = Records("train")
+    views = params.budget.views(len(train))
     start = time.perf_counter()
-    images = view_images(train, params.teacher.image_size, views, views.count)
+    images = view_images(train, params.teacher.image_size, params.views, views)
     for _ in predictions(lambda batch: {"logits": np.zeros((len(batch), 1))}, images, "scaling"):
         pass
     middle = time.perf_counter()
     _, batches, _ = distilled(params, train)
-    for _ in batches.take(views.count * len(train) // params.student.batch_size).prefetch(4):
+    for _ in batches.take(views * len(train) // params.student.batch_size).prefetch(4):
         pass
     end = time.perf_counter()
     return {"teacher_seconds": middle - start, "student_seconds": end - middle, "peak_mib": peak_mib()}

@@ -38,15 +38,16 @@ def main() -> None:
 
         forward = forward_pass(backbone)
         passes = [plain_images(train, settings.image_size)]
-        if settings.views:
-            passes.append(view_images(train, settings.image_size, params.views, settings.views))
+        views = round(params.budget.teacher / len(train)) - 1  # beside the plain one
+        if views > 0:
+            passes.append(view_images(train, settings.image_size, params.views, views))
 
         def features() -> np.ndarray:
             return np.concatenate([predict(forward, images, "")["features"] for images in passes])
 
         source = keras.Input(teacher.get_layer(HEAD).input.shape[1:], name="features")
         head = keras.Model(source, {"logits": layers.Dense(len(CLASSES))(layers.Dropout(settings.dropout)(source))})
-        labels = np.tile(train.labels, 1 + settings.views)
+        labels = np.tile(train.labels, len(passes) + max(0, views - 1))
         rows = array_stream({"features": features(), "label": labels}, settings)(0)
         head_step = training_step(head, rows, Objective(), settings)
         head_steps = settings.epochs * len(labels) // settings.batch_size

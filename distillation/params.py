@@ -60,6 +60,22 @@ class Data(_Section):
         return self
 
 
+class Budget(_Section):
+    """What a run may cost, whatever the size of the data set: each number is of images, views counted one by one."""
+
+    shown: Count = 70_000
+    answered: Count = 3_500
+    teacher: Count = 28_000
+
+    def views(self, images: int) -> int:
+        """How many views of each of `images` images a student is shown in turn, as many as the teacher answers."""
+        return max(1, round(self.answered / images))
+
+    def steps(self, batch_size: int) -> int:
+        """Number of batches that a student is shown."""
+        return max(1, self.shown // batch_size)
+
+
 class Augment(_Section):
     """Strength of each augmentation (`distillation/data/views.py`)."""
 
@@ -71,7 +87,6 @@ class Augment(_Section):
 class Views(_Section):
     """Augmented views that teacher and student share."""
 
-    count: Annotated[int, Field(ge=1, le=1000)] = 1
     augment: Augment = Augment()
     seed: Seed = 0
 
@@ -79,7 +94,6 @@ class Views(_Section):
 class Training(_Section):
     """What every training run needs to know."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Count
     learning_rate: Positive
     weight_decay: NonNegative
@@ -93,7 +107,6 @@ class Teacher(Training):
     weights: Annotated[str, Field(min_length=1)] | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
     image_size: Pixels = 64
-    views: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 8
     batch_size: Count = 32
@@ -103,25 +116,19 @@ class Teacher(Training):
 
 
 class Student(Training):
-    """A network of `distillation/networks/students.py`, and the budget of both of its trainings."""
+    """A network of `distillation/networks/students.py`, and how it is trained, twice."""
 
     network: Literal["residual"] = "residual"
     image_size: Pixels = 32
     stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)] = 2
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)] = [16, 32]
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
     batch_size: Count = 32
     learning_rate: Positive = 0.016
     weight_decay: NonNegative = 0.01
-    warmup_epochs: NonNegative = 1
+    warmup: Fraction = 0.05
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _warms_up_in_time(self) -> "Student":
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be at most epochs = {self.epochs}")
-        return self
 
 
 class Weights(_Section):
@@ -143,23 +150,23 @@ class Params(_Section):
     """The whole of `params.yaml`. The defaults are those of the committed file: the drawn data set."""
 
     data: Data = Data()
+    budget: Budget = Budget()
     views: Views = Views()
     teacher: Teacher = Teacher()
     student: Student = Student()
     distill: Distill = Distill()
 
-    @model_validator(mode="after")
-    def _teacher_learns_from_views_that_there_are(self) -> "Params":
-        if self.teacher.views > self.views.count:
-            raise ValueError(f"teacher.views = {self.teacher.views} must be at most views.count = {self.views.count}")
-        return self
 
-
-# Keys of earlier versions, and what stands in their place.
+# Keys of earlier versions: what stands in their place, and what it should be set to.
+_AS_IT_IS, _TIMES_IMAGES = "move its value there", "set that to this times the number of training images"
 MOVED = {
-    "views.min_area": "views.augment.crop",
-    "views.colour": "views.augment.colour",
-    "distill.feature_weight": "distill.weights.features",
+    "views.min_area": ("views.augment.crop", _AS_IT_IS),
+    "views.colour": ("views.augment.colour", _AS_IT_IS),
+    "views.count": ("budget.answered", _TIMES_IMAGES),
+    "teacher.views": ("budget.teacher", "set that to this plus one, times the number of training images"),
+    "student.epochs": ("budget.shown", _TIMES_IMAGES),
+    "student.warmup_epochs": ("student.warmup", "set that to its share of the epochs"),
+    "distill.feature_weight": ("distill.weights.features", _AS_IT_IS),
 }
 
 
@@ -184,7 +191,7 @@ def validated(content: object, path: str | Path, complete: bool = False) -> Para
 
     Raises `InputError`, a problem for each bad key.
     """
-    moved = [new for old, new in MOVED.items() if _has(content, old.split("."))]
+    moved = [new for old, (new, _) in MOVED.items() if _has(content, old.split("."))]
     missing = _missing(content, Params().model_dump(), moved) if complete else ()
     problems = [f"{path}: {line}" for line in missing]
     try:
@@ -232,7 +239,7 @@ def _problem(path: str | Path, problem: dict) -> str:
     key = " ".join(".".join(str(part) for part in problem["loc"]).split())
     name = f"{path}: {key}" if key else str(path)
     if problem["type"] == "extra_forbidden":
-        return f"{name} is now {MOVED[key]}: move its value there" if key in MOVED else f"{name} is not a parameter"
+        return f"{name} is now {': '.join(MOVED[key])}" if key in MOVED else f"{name} is not a parameter"
     if isinstance(problem["input"], dict) and problem["type"] == "value_error":  # values that contradict each other
         return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

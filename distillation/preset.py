@@ -1,6 +1,7 @@
 """Put a preset into `params.yaml`: `python -m distillation.preset cats_vs_dogs`.
 
-A preset, `presets/NAME.yaml`, holds what differs from the defaults; of several, later ones change earlier ones.
+A preset, `presets/NAME.yaml`, holds what differs from the defaults, or from the preset that it names after `over`; of
+several, later ones change earlier ones.
 The comments of `params.yaml` stay.
 """
 
@@ -23,13 +24,19 @@ def complete(*names: str) -> Params:
     """The defaults with presets laid over them; `InputError` where there is no such preset, or it is not valid."""
     content: dict = {}
     for name in names:
-        path = PRESETS / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
-            raise InputError(f"there is no preset {name}: give one of {known}")
-        _lay_over(content, YAML(typ="safe").load(path), path)
-        params = validated(content, path)
-    return params
+        _add(content, name)
+    return validated(content, PRESETS / f"{names[-1]}.yaml")
+
+
+def _add(content: dict, name: str) -> None:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        raise InputError(f"there is no preset {name}: give one of {known}")
+    values = YAML(typ="safe").load(path)
+    if isinstance(values, dict) and "over" in values:
+        _add(content, values.pop("over"))
+    _lay_over(content, values, path)
 
 
 def write_params(params: Params, path: Path) -> None:

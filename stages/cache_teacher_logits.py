@@ -3,10 +3,10 @@
 import itertools
 import shutil
 
-from distillation.console import run
+from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing
-from distillation.inference.answers import ANSWERS, PART, part_path, write_parts
+from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import forward_pass, predictions, view_images
 from distillation.networks.network import load_network
@@ -24,16 +24,18 @@ def main(params: Params) -> str:
     feature map there are its principal components, float16 (height, width, channels). Killed, it goes on from the
     last part that is whole.
     """
-    records, views, teacher = Records("train"), params.views.count, load_network("models/teacher")
+    records, teacher = Records("train"), load_network("models/teacher")
+    views = params.budget.views(len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
     teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
     folder = unfinished(STAGE)
     done = next(number for number in itertools.count() if not part_path(folder, number).exists())
     if done * PART < views * len(records):
-        images = view_images(records, size, params.views, views, first=done * PART)
+        forward, images = forward_pass(teacher), view_images(records, size, params.views, views, first=done * PART)
+        note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}")
         label = f"{STAGE}: {views} views of {len(records):,} images"
-        write_parts(folder, done, predictions(forward_pass(teacher), images, label))
+        write_parts(folder, done, predictions(forward, images, label))
     with replacing(ANSWERS) as temporary:
         shutil.move(folder, temporary)
     return f"{STAGE}: {views} views of {len(records):,} images -> {ANSWERS}"

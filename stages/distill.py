@@ -15,7 +15,8 @@ def main(params: Params) -> str:
     With all labels it differs from `train_scratch` in nothing but the objective. Unlabeled images are seen here alone.
     """
     distill, manifest = params.distill, read_manifest()
-    answers = Answers(params.views.count, manifest.size("train"))
+    images = manifest.size("train")
+    answers = Answers(params.budget.views(images), images)
     if answers.shapes["logits"] != (len(manifest.classes),):
         found, wanted = answers.shapes["logits"], len(manifest.classes)
         raise InputError(f"{answers.directory} has logits of shape {found}, should be ({wanted},): run `dvc repro`")

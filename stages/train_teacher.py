@@ -15,6 +15,7 @@ from distillation.training.checkpoint import History
 from distillation.training.fit import fit, publish, set_seed
 from distillation.training.objective import Objective
 
+WARMUP = 0.1  # share of the steps of a whole network
 STAGE, MODEL = "train_teacher", "teacher"
 
 
@@ -28,30 +29,32 @@ def main(params: Params) -> str:
 
 
 def _train_whole(network: keras.Model, train: Records, validation: Records, params: Params) -> History:
-    teacher, images = params.teacher, train.manifest.size("train")
+    teacher = params.teacher
+    steps = max(1, params.budget.teacher // teacher.batch_size)
     return fit(
         STAGE,
         MODEL,
         network,
         Objective(),
-        view_stream(train, teacher.image_size, params.views, teacher),
+        view_stream(train, teacher.image_size, params.views, steps, teacher),  # no pass shows a view again
         plain_batches(validation, teacher.image_size, teacher.batch_size),
-        max(1, images * teacher.epochs // teacher.batch_size),
+        steps,
         teacher,
-        warmup_steps=images // teacher.batch_size,
+        round(WARMUP * steps),
     )
 
 
 def _train_head(network: keras.Model, train: Records, validation: Records, params: Params) -> History:
     """The backbone is frozen, so each view passes through it once, however many epochs the head trains."""
     teacher, head = params.teacher, network.get_layer(HEAD)
+    views = round(params.budget.teacher / len(train)) - 1  # beside the plain one
     backbone = forward_pass(keras.Model(network.input, {"features": network.get_layer(HEAD).input}))
     passes = {"plain images": plain_images(train, teacher.image_size)}
-    if teacher.views:
-        passes["views"] = view_images(train, teacher.image_size, params.views, teacher.views)
+    if views > 0:
+        passes["views"] = view_images(train, teacher.image_size, params.views, views)
     features = [predict(backbone, images, f"{STAGE}: features of {name}") for name, images in passes.items()]
     examples = {name: np.concatenate([batch[name] for batch in features]) for name in features[0]}
-    examples["label"] = np.tile(train.labels, 1 + teacher.views)
+    examples["label"] = np.tile(train.labels, len(examples["features"]) // len(train))
     held_out = predict(backbone, plain_images(validation, teacher.image_size), f"{STAGE}: features of validation")
     held_out["label"] = validation.labels
     source = keras.Input(examples["features"].shape[1:], name="features")

@@ -52,7 +52,7 @@ def answer_plain_images(params: Params) -> None:
     answers = predict(forward_pass(teacher), plain_images(train, size), "naive_cache: plain images")
 
     def to_every_view() -> Iterator[Arrays]:
-        numbers = np.tile(np.arange(len(train)), params.views.count)
+        numbers = np.tile(np.arange(len(train)), params.budget.views(len(train)))
         for start in range(0, len(numbers), BATCH):
             yield {name: values[numbers[start : start + BATCH]] for name, values in answers.items()}
 

@@ -50,9 +50,9 @@ def label_curve(rows: list[dict]) -> Figure:
 
 
 @styled
-def epoch_curve(rows: list[dict]) -> Figure:
-    """Accuracy of the three models by how long the students were trained; rows of `epochs` and of these."""
-    return _curves(pd.DataFrame(rows).set_index("epochs"), "epochs")
+def patience_curve(rows: list[dict]) -> Figure:
+    """Accuracy of the three models by how many images the students were shown; rows of `shown` and of these."""
+    return _curves(pd.DataFrame(rows).set_index("shown"), "images shown")
 
 
 def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
@@ -72,7 +72,7 @@ def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
 STUDIES = {
     "sweep": (("distill.alpha", "distill.temperature"), sweep),
     "labels": (("data.labeled_fraction",), label_curve),
-    "epochs": (("student.epochs",), epoch_curve),
+    "patience": (("budget.shown",), patience_curve),
 }
 
 
@@ -90,15 +90,15 @@ def main(shown: list[dict], base: dict, folder: Path) -> None:
         write_json(folder / f"{study}.json", rows)
         with replacing(folder / f"{study}.png") as temporary:
             save(draw(rows), temporary)
-    answered = ("views.count", "distill.weights.features")
+    answered = ("budget.answered", "distill.weights.features")
     ablation = [
-        {"cache": "consistent"} | {key: row[key] for key in ("count", "features", "distilled")}
+        {"cache": "consistent"} | {key: row[key] for key in ("answered", "features", "distilled")}
         for row in _rows(found, leaves(base), answered)
     ]
     if (naive := folder / "naive_cache.json").exists():
         for row in read_json(naive):
             kept = {"features": row["features"], "distilled": row["validation_accuracy"]}
-            ablation.append({"cache": "naive", "count": base["views"]["count"]} | kept)
+            ablation.append({"cache": "naive", "answered": base["budget"]["answered"]} | kept)
     write_json(folder / "ablation.json", ablation)
 
 

@@ -16,7 +16,8 @@ fi
 source studies/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
-dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S student.epochs=8 train_scratch distill
+dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S budget.shown=40000 -S budget.answered=30000 \
+    train_scratch distill
 save_state
 if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     if dvc queue status | grep -q Queued; then
@@ -24,9 +25,9 @@ if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
         exit 1
     fi
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
-    dvc exp run --queue -S student.epochs=4,16,32 train_scratch distill
+    dvc exp run --queue -S budget.shown=20000,80000,160000 train_scratch distill
     dvc exp run --queue -S distill.alpha=0,0.3,0.9 -S distill.temperature=1,2,8 distill
-    dvc exp run --queue -S views.count=8 distill # a fresh view each epoch, as a teacher would answer online
+    dvc exp run --queue -S budget.answered=40000 distill # a fresh view each epoch, as a teacher would answer online
     dvc exp run --queue -S distill.weights.features=0 distill # logits alone
     mkdir -p .checkpoints && echo "$head" >"$queued"
 fi

@@ -37,6 +37,7 @@ PRODUCT = (
     "studies",
     "tests",
 )
+TRAINING = 3 * (27 - 5 - 5)  # images of `draw_folder`, split as below
 TINY = {
     "data": {
         "name": "folder",
@@ -45,9 +46,9 @@ TINY = {
         "validation_fraction": 0.2,
         "test_fraction": 0.2,
     },
-    "views": {"count": 2},
-    "teacher": {"image_size": 32, "epochs": 1, "batch_size": 16},
-    "student": {"channels": [4, 8], "epochs": 2, "batch_size": 16},
+    "budget": {"shown": 2 * TRAINING, "answered": 2 * TRAINING, "teacher": TRAINING},
+    "teacher": {"image_size": 32, "batch_size": 16},
+    "student": {"channels": [4, 8], "batch_size": 16},
     "distill": {"feature_channels": 4, "weights": {"features": 5}},
 }
 STAGES = [

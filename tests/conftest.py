@@ -24,8 +24,8 @@ IMAGE_SIZE = 40
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The default parameters, with six views; `helpers.changed` makes a section with other values."""
-    return Params.model_validate({"views": {"count": 6}})
+    """The default parameters, with six views of 24 images; `helpers.changed` makes a section with other values."""
+    return Params.model_validate({"budget": {"answered": 6 * 24}})
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from distillation import resume
 from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.inference import answers
-from distillation.inference.answers import ANSWERS, Answers, part_path, write_parts
+from distillation.inference.answers import ANSWERS, Answers, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import BATCH, Arrays, plain_images, view_images
 from distillation.networks.network import MAPS, save_network, select
@@ -431,3 +431,17 @@ def test_naive_cache_answers_the_plain_image_in_place_of_every_view(
     for view in range(1, VIEWS):
         for name, values in of_views.items():
             assert np.array_equal(in_order(cache.dataset(tf.constant(view, tf.int64), [name]), name), values)
+
+
+def test_forecast_is_of_what_the_answers_will_take(monkeypatch: pytest.MonkeyPatch):
+    """One answer: 3 logits in float32 and a map of 2 x 2 x 5 values in float16, which is 52 bytes."""
+    images = tf.data.Dataset.from_tensor_slices(np.zeros((200, 4, 4, 3), np.float32)).batch(BATCH)
+
+    def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": np.zeros((len(batch), 3), np.float32), "last_map": np.zeros((len(batch), 2, 2, 5))}
+
+    assert forecast(forward, images, 20_000_000).startswith("20,000,000 answers, 1 GB, about ")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 2 * 52 * 1000))
+    forecast(forward, images, 1000)
+    with pytest.raises(InputError, match=r"1,001 answers take 0\.0 GB, .* are free on the disk: make room"):
+        forecast(forward, images, 1001)

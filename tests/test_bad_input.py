@@ -232,7 +232,7 @@ def test_answers_about_other_images_are_refused(
 
 @pytest.mark.parametrize("views", [5, 7])
 def test_answers_about_another_number_of_views_are_refused(params: Params, answered: None, views: int):
-    chosen = params.model_copy(update={"views": changed(params.views, count=views)})
+    chosen = params.model_copy(update={"budget": changed(params.budget, answered=views * 24)})
     part = {5: 1, 7: 2}[views]  # 120 answers end in a part of 56, 168 in one of 40
     length = {5: 56, 7: 40}[views]
     message = complaint(distill, chosen)

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 SMALL = {
     "data": {"max_images": 300, "image_size": 48},
-    "teacher": {"epochs": 1},
-    "student": {"channels": [8, 16], "epochs": 2},
+    "budget": {"shown": 400, "answered": 200, "teacher": 200},
+    "student": {"channels": [8, 16]},
     "distill": {"feature_channels": 4, "weights": {"features": 5}},
 }
 

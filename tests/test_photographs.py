@@ -14,9 +14,9 @@ def run(clone: Clone, hash_seed: int) -> None:
     copy_of_the_product(clone)
     params = {
         "data": {"name": "cats_vs_dogs", "max_images": 600, "image_size": 128, "test_fraction": 0.25},
-        "views": {"count": 2},
-        "teacher": {"weights": "imagenet", "image_size": 128, "views": 1, "epochs": 20, "learning_rate": 0.003},
-        "student": {"image_size": 48, "channels": [8, 16, 32], "epochs": 6},
+        "budget": {"shown": 2400, "answered": 800, "teacher": 800},
+        "teacher": {"weights": "imagenet", "image_size": 128, "epochs": 20, "learning_rate": 0.003},
+        "student": {"image_size": 48, "channels": [8, 16, 32]},
         "distill": {"weights": {"features": 5}},
     }
     clone.write_params(params)

@@ -15,7 +15,7 @@ from helpers import changed, random_examples, write
 from keras import layers
 from scipy.special import log_softmax
 
-from distillation import resume
+from distillation import cpu, resume
 from distillation.data.records import Records
 from distillation.data.splits import UNLABELED, stratified_split
 from distillation.errors import InputError
@@ -35,6 +35,7 @@ from distillation.training.checkpoint import Checkpoint, discard
 from distillation.training.fit import fit, publish, set_seed
 from distillation.training.muon import Muon
 from distillation.training.objective import Objective
+from distillation.training.precision import in_precision
 
 VIEWS, BATCH, SIZE, CLASSES = 2, 7, 32, 3
 STEPS, REPORTS = 10, 3  # 10 batches of 7 are nearly three passes over 24 images
@@ -55,13 +56,13 @@ def seeded() -> None:
 
 @pytest.fixture
 def views(params: Params) -> Views:
-    return changed(params.views, count=VIEWS, augment={"crop": 0.5, "flip": 0.5, "colour": 0.1}, seed=3)
+    return changed(params.views, augment={"crop": 0.5, "flip": 0.5, "colour": 0.1}, seed=3)
 
 
 @pytest.fixture
 def student(params: Params) -> Student:
-    values = {"image_size": SIZE, "channels": [4, 8], "blocks": 1, "epochs": 3, "batch_size": BATCH}
-    return changed(params.student, **values, learning_rate=0.01, weight_decay=0.1, warmup_epochs=0.5, seed=5)
+    values = {"image_size": SIZE, "channels": [4, 8], "blocks": 1, "batch_size": BATCH}
+    return changed(params.student, **values, learning_rate=0.01, weight_decay=0.1, warmup=0.2, seed=5)
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def train(
         set_seed(chosen.seed)
         network = build()
         names = objective.reads() if answers else []
-        stream = view_stream(records, SIZE, views, chosen, answers, names)
+        stream = view_stream(records, SIZE, views, VIEWS, chosen, answers, names)
 
         def observed(step: int) -> tf.data.Dataset:
             seen(step)
@@ -100,7 +101,9 @@ def train(
 
         trained = with_projections(network, {name: answers.shapes[name] for name in names if name != "logits"})
         validation = plain_batches(validation_records, SIZE, BATCH)
-        history = fit("distill", "student", trained, objective, observed, validation, steps, chosen, warmup_steps=2)
+        history = fit(
+            "distill", "student", trained, objective, observed, validation, steps, chosen, 2, chosen.precision
+        )
         if publishes:
             publish("distill", "student", network, history)
         return [variable.numpy() for variable in trained.variables], history
@@ -203,7 +206,7 @@ def test_each_pass_shows_its_view_of_every_image_once_with_its_own_answers(
     if not in_memory:
         monkeypatch.setattr(batching, "IN_MEMORY", 0)
     expected = np.concatenate([*view_images(records, SIZE, views, VIEWS)]).reshape(VIEWS, -1, SIZE, SIZE, 3)
-    stream = view_stream(records, SIZE, views, changed(student, batch_size=batch_size), answers, ["logits"])
+    stream = view_stream(records, SIZE, views, VIEWS, changed(student, batch_size=batch_size), answers, ["logits"])
     passes = 5
     batches = taken(stream, -(-passes * len(records) // batch_size))
     assert {tuple(batch) for batch in batches} == {("image", "label", "teacher")}
@@ -228,7 +231,7 @@ def test_each_pass_shows_its_view_of_every_image_once_with_its_own_answers(
 def test_answers_come_by_their_names_row_by_row(records: Records, answers: Answers, views: Views, student: Student):
     stored = np.load(answers.directory / "part-00000/last_map.npy").reshape(VIEWS, len(records), 1, 1, 4)
     for names in (["logits", "last_map"], ["last_map", "logits"], ["logits", *MAPS]):
-        for batch in taken(view_stream(records, SIZE, views, student, answers, names), 7):
+        for batch in taken(view_stream(records, SIZE, views, VIEWS, student, answers, names), 7):
             teacher = batch["teacher"]
             assert set(teacher) == set(names)
             assert {values.dtype for values in teacher.values()} == {np.dtype(np.float32)}
@@ -239,18 +242,18 @@ def test_answers_come_by_their_names_row_by_row(records: Records, answers: Answe
 def test_without_names_no_answers_are_read(records: Records, answers: Answers, views: Views, student: Student):
     for path in answers.directory.rglob("*.npy"):
         path.unlink()
-    with_answers = taken(view_stream(records, SIZE, views, student, answers, []), 4)
-    assert_same_batches(with_answers, taken(view_stream(records, SIZE, views, student), 4))
+    with_answers = taken(view_stream(records, SIZE, views, VIEWS, student, answers, []), 4)
+    assert_same_batches(with_answers, taken(view_stream(records, SIZE, views, VIEWS, student), 4))
     assert set(with_answers[0]) == {"image", "label"}
 
 
 def test_students_with_and_without_a_teacher_see_the_same(
     records: Records, answers: Answers, views: Views, student: Student
 ):
-    taught = taken(view_stream(records, SIZE, views, student, answers, ["logits"]), STEPS)
+    taught = taken(view_stream(records, SIZE, views, VIEWS, student, answers, ["logits"]), STEPS)
     for batch in taught:
         del batch["teacher"]
-    assert_same_batches(taught, taken(view_stream(records, SIZE, views, student), STEPS))
+    assert_same_batches(taught, taken(view_stream(records, SIZE, views, VIEWS, student), STEPS))
 
 
 def test_few_labeled_images_fill_the_batches_with_further_views(views: Views, student: Student, tmp_path: Path):
@@ -259,7 +262,7 @@ def test_few_labeled_images_fill_the_batches_with_further_views(views: Views, st
     labeled = Records("train", labeled_only=True, directory=tmp_path / "records")
     assert len(labeled) == 6 < BATCH
     expected = np.concatenate([*view_images(labeled, SIZE, views, VIEWS)]).reshape(VIEWS, -1, SIZE, SIZE, 3)
-    batches = taken(view_stream(labeled, SIZE, views, student), 6)  # 42 images: seven passes
+    batches = taken(view_stream(labeled, SIZE, views, VIEWS, student), 6)  # 42 images: seven passes
     shown = []
     for image, label in zip(joined(batches, "image"), joined(batches, "label"), strict=True):
         distances = np.abs(expected - image).mean(axis=(2, 3, 4))
@@ -286,7 +289,7 @@ def test_images_are_decoded_once_where_they_fit_into_memory(
 
     monkeypatch.setattr(batching, "decode", counted)
     monkeypatch.setattr(batching, "IN_MEMORY", len(records) * records.manifest.image_size**2 * 3 - (not in_memory))
-    taken(view_stream(records, SIZE, views, changed(student, batch_size=24)), 4)
+    taken(view_stream(records, SIZE, views, VIEWS, changed(student, batch_size=24)), 4)
     assert (len(decoded) == len(records)) == in_memory
     assert len(decoded) >= 4 * len(records) or in_memory
 
@@ -304,7 +307,7 @@ def test_stream_from_a_step_is_the_undisturbed_one_without_its_first_batches(
 ):
     if not in_memory:
         monkeypatch.setattr(batching, "IN_MEMORY", 0)
-    streams = [view_stream(records, SIZE, views, student, answers, ["logits", *MAPS]) for _ in range(2)]
+    streams = [view_stream(records, SIZE, views, VIEWS, student, answers, ["logits", *MAPS]) for _ in range(2)]
     assert_same_batches(taken(streams[0], STEPS - step, step), taken(streams[1], STEPS)[step:])
 
 
@@ -680,16 +683,17 @@ def half_labeled(workplace: Path, params: Params, student: Student, views: Views
     """The workplace of the stages that train students: records whose labels are hidden but for half of them."""
     splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
     write(workplace / "data/records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.5)
-    return params.model_copy(update={"student": student, "views": views})
+    budget = changed(params.budget, shown=STEPS * BATCH, answered=VIEWS * 24)
+    return params.model_copy(update={"student": student, "views": views, "budget": budget})
 
 
 def test_students_share_all_but_the_objective(half_labeled: Params, workplace: Path, monkeypatch: pytest.MonkeyPatch):
     """As many steps, the same first weights and schedule; unlabeled images only where there is a teacher."""
     calls = []
 
-    def observed(stage: str, model: str, network: keras.Model, *others: object, **named: object) -> list:
-        calls.append((network.get_weights(), others, named))
-        return fit(stage, model, network, *others, **named)
+    def observed(stage: str, model: str, network: keras.Model, *others: object) -> list:
+        calls.append((network.get_weights(), others))
+        return fit(stage, model, network, *others)
 
     monkeypatch.setattr(students, "fit", observed)
     answers = telling_answers(workplace / "answers", 24)
@@ -697,9 +701,8 @@ def test_students_share_all_but_the_objective(half_labeled: Params, workplace: P
     objective = Objective(0.3, 2.0, {"features": 5.0})
     line = students.train_student("distill", "student_distilled", half_labeled, objective, answers)
     assert line.endswith("-> models/student_distilled")
-    (scratch, (_, stream, _, *settings), warmup), (distilled, (_, taught, _, *others), other_warmup) = calls
-    assert settings == others == [24 * 3 // BATCH, half_labeled.student]
-    assert warmup == other_warmup == {"warmup_steps": round(24 * 0.5 / BATCH)}
+    (scratch, (_, stream, _, *settings)), (distilled, (_, taught, _, *others)) = calls
+    assert settings == others == [STEPS, half_labeled.student, round(0.2 * STEPS), "float32"]
     assert {weight.tobytes() for weight in scratch} <= {weight.tobytes() for weight in distilled}  # in another order
     assert len(distilled) == len(scratch) + 4  # two projections
     assert {*joined(taken(stream, 4), "label")} == {0, 1, 2}
@@ -713,8 +716,7 @@ def test_students_share_all_but_the_objective(half_labeled: Params, workplace: P
 
 
 def test_training_shorter_than_a_batch_is_one_step(half_labeled: Params):
-    short = changed(half_labeled.student, batch_size=100, epochs=1, warmup_epochs=0)
-    params = half_labeled.model_copy(update={"student": short})
+    params = half_labeled.model_copy(update={"student": changed(half_labeled.student, batch_size=100)})
     students.train_student("train_scratch", "student_scratch", params, Objective())
     assert [row["images"] for row in read_json("plots/history/student_scratch.json")] == [100]
 
@@ -784,3 +786,36 @@ def test_unfinished_work_stays_until_what_it_depends_on_changes(fingerprint: Cal
     assert not folder.exists()
     assert not changed_folder.exists()
     assert others.exists()
+
+
+def test_in_bfloat16_a_network_computes_nearly_the_same_with_the_same_weights(workplace: Path, student: Student):
+    set_seed(0)
+    network = with_projections(build_student(student, CLASSES), SHAPES)
+    copy = in_precision(network, "mixed_bfloat16")
+    assert all(np.array_equal(*pair) for pair in zip(copy.get_weights(), network.get_weights(), strict=True))
+    assert {variable.dtype for variable in copy.variables} == {"float32"}
+    images = np.random.default_rng(0).uniform(0, 255, (4, SIZE, SIZE, 3)).astype(np.float32)
+    expected, found = network(images), copy(images)
+    for name, values in expected.items():
+        assert found[name].dtype == tf.bfloat16
+        scale = float(tf.math.reduce_std(values))
+        np.testing.assert_allclose(tf.cast(found[name], tf.float32), values, atol=0.05 * scale)  # 8 bits: 1 in 256
+
+
+def test_training_in_bfloat16_is_repeatable_and_leaves_a_float32_network(train: Callable[..., Result]):
+    (weights, history), (again, _) = (train(precision="mixed_bfloat16") for _ in range(2))
+    (exact, _) = train()
+    assert all(np.array_equal(*pair) for pair in zip(weights, again, strict=True))
+    assert {array.dtype for array in weights} == {np.dtype(np.float32)}
+    assert not all(np.array_equal(*pair) for pair in zip(weights, exact, strict=True))
+    assert np.isfinite(history[-1]["train_loss"])
+
+
+def test_bfloat16_is_said_to_be_slow_where_the_cpu_lacks_it(
+    workplace: Path, student: Student, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.delenv("CI", raising=False)
+    for found, said in (({"avx2"}, True), ({"avx512_bf16"}, False), (None, False)):
+        monkeypatch.setattr(cpu, "instructions", lambda found=found: found)
+        in_precision(build_student(student, CLASSES), "mixed_bfloat16")
+        assert ("mixed_bfloat16 will be slower" in capsys.readouterr().err) == said

@@ -6,6 +6,8 @@ whole or not at all, so that a run that was killed goes on, and parts can be mad
 """
 
 import os
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,15 +16,35 @@ import tensorflow as tf
 
 from distillation.errors import InputError, reason
 from distillation.files import replacing
-from distillation.inference.forward import BATCH, Arrays
+from distillation.inference.forward import BATCH, Arrays, Forward
 
 ANSWERS = Path("data/teacher_answers")
 PART = 128 * BATCH
+MEASURED = 4  # batches that a forecast goes by
 
 
 def part_path(directory: Path, number: int) -> Path:
     """The folder of part `number`."""
     return directory / f"part-{number:05d}"
+
+
+def forecast(forward: Forward, images: tf.data.Dataset, answers: int) -> str:
+    """What so many `answers` will take, in words: space on the disk, and time by what the first few take.
+
+    Raises `InputError` where the disk is too small for them and for the copy that DVC keeps.
+    """
+    first, *batches = images.take(1 + MEASURED).as_numpy_iterator()
+    size = sum(values.nbytes for values in _compact(forward(first)).values()) / len(first) * answers
+    start = time.monotonic()
+    measured = sum(len(forward(batch)["logits"]) for batch in batches)
+    minutes = (time.monotonic() - start) / measured * answers / 60 if measured else 0
+    free = shutil.disk_usage(".").free
+    if 2 * size > free:
+        raise InputError(
+            f"{answers:,} answers take {size / 1e9:,.1f} GB, and DVC's copy as much again, but {free / 1e9:,.1f} GB "
+            "are free on the disk: make room, or lower budget.answered or distill.feature_channels"
+        )
+    return f"{answers:,} answers, {size / 1e9:.2g} GB, about {max(1, round(minutes)):,} min"
 
 
 def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:

@@ -21,16 +21,19 @@ def view_stream(
     records: Records,
     image_size: int,
     views: Views,
+    count: int,
     training: Training,
     answers: Answers | None = None,
     names: Sequence[str] = (),
 ) -> Stream:
-    """Training batches of augmented views. Pass p over the images shows view p mod `views.count` of each.
+    """Training batches of augmented views. Pass p over the images shows view p mod `count` of each.
 
     Args:
         records: n images of the training split.
         image_size: side of the views in pixels.
-        views, training: augmentation; batch size and seed.
+        views: the augmentation.
+        count: how many views of each image there are.
+        training: batch size and seed.
         answers: the teacher's, to the same n images.
         names: those of its outputs that are wanted.
 
@@ -53,7 +56,7 @@ def view_stream(
         examples = examples.map(parse, tf.data.AUTOTUNE).cache()
 
     def of_pass(number: tf.Tensor) -> tf.data.Dataset:
-        view = number % views.count
+        view = number % count
         columns = {"example": examples} | ({"teacher": answers.dataset(view, names)} if names else {})
         buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME
         shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, training.seed, number)

@@ -17,6 +17,7 @@ from distillation.training.batches import Stream, first_batches
 from distillation.training.checkpoint import Checkpoint, History, discard
 from distillation.training.muon import Muon
 from distillation.training.objective import Objective, hard
+from distillation.training.precision import in_float32, in_precision
 
 REPORTS = 20  # of a run: for each a row of history, a line in the terminal and a checkpoint
 VALIDATION_IMAGES = 2000  # that a report is made on; the last one is made on all
@@ -39,6 +40,7 @@ def fit(
     steps: int,
     settings: Training,
     warmup_steps: int = 0,
+    precision: str = "float32",
 ) -> History:
     """Train `network`, going on from where a killed run of the same stage left off.
 
@@ -55,6 +57,8 @@ def fit(
         steps: number of batches to train on, at least 1.
         settings: batch size, learning rate, weight decay.
         warmup_steps: fewer than `steps`.
+        precision: what the network computes in while it trains, `float32` or `mixed_bfloat16`; its weights, and what
+            the objective computes, are float32 all the same.
 
     Returns:
         A row for each report: `images` shown so far; `train_accuracy` and `train_loss` since the last report;
@@ -62,10 +66,11 @@ def fit(
         cross-entropy against the labels, in nats; unlabeled images don't count.
     """
     optimizer = scheduled(settings, steps, warmup_steps)
-    optimizer.build(network.trainable_variables)
-    checkpoint = Checkpoint(stage, [*network.variables, *optimizer.variables])
+    trained_network = in_precision(network, precision)
+    optimizer.build(trained_network.trainable_variables)
+    checkpoint = Checkpoint(stage, [*trained_network.variables, *optimizer.variables])
     history = checkpoint.restore()
-    train_step, score = training_step(network, objective, optimizer), _scoring(network)
+    train_step, score = training_step(trained_network, objective, optimizer), _scoring(trained_network)
     part_of_validation = first_batches(validation, max(1, VALIDATION_IMAGES // settings.batch_size))
     reports = min(REPORTS, steps)
     ends = [steps * report // reports for report in range(reports + 1)]
@@ -96,6 +101,7 @@ def fit(
             f"validation accuracy {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
         )
     write_json(f"plots/history/{model}.json", history)  # where only this was left to do
+    network.set_weights(trained_network.get_weights())
     return history
 
 
@@ -111,7 +117,7 @@ def training_step(
     @tf.function
     def step(batch: dict, fade: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = network(batch[source], training=True)
+            outputs = in_float32(network(batch[source], training=True))
             terms = objective(batch, outputs, fade)
             loss = tf.add_n(list(terms.values()))
         gradients = tape.gradient(loss, network.trainable_variables)
@@ -148,7 +154,12 @@ def scheduled(settings: Training, steps: int, warmup_steps: int = 0) -> Muon:
 
 def _scoring(network: keras.Model) -> Callable[[dict], dict[str, tf.Tensor]]:
     source = network.input.name
-    return tf.function(lambda batch: _counts(batch["label"], network(batch[source], training=False)["logits"]))
+
+    @tf.function
+    def score(batch: dict) -> dict[str, tf.Tensor]:
+        return _counts(batch["label"], in_float32(network(batch[source], training=False))["logits"])
+
+    return score
 
 
 def _counts(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,7 +12,8 @@ from distillation.training.objective import Objective
 def train_student(stage: str, model: str, params: Params, objective: Objective, answers: Answers | None = None) -> str:
     """Train and publish a student; both share initial weights, data order, views, schedule and number of steps.
 
-    Without the teacher's answers it learns from the labeled images alone, in as many steps.
+    Without the teacher's answers it learns from the labeled images alone, in as many steps, and in as many more views
+    of each as there are fewer images.
 
     Args:
         stage: the stage in dvc.yaml.
@@ -25,7 +26,7 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
         The stage's line of result.
     """
     student, train, validation = params.student, Records("train", labeled_only=answers is None), Records("validation")
-    images = train.manifest.size("train")
+    steps = params.budget.steps(student.batch_size)
     set_seed(student.seed)
     network = build_student(student, len(train.manifest.classes))
     names = objective.reads() if answers else []
@@ -34,10 +35,11 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
         model,
         with_projections(network, {name: answers.shapes[name] for name in names if name != "logits"}),
         objective,
-        view_stream(train, student.image_size, params.views, student, answers, names),
+        view_stream(train, student.image_size, params.views, params.budget.views(len(train)), student, answers, names),
         plain_batches(validation, student.image_size, student.batch_size),
-        max(1, images * student.epochs // student.batch_size),
+        steps,
         student,
-        warmup_steps=round(images * student.warmup_epochs / student.batch_size),
+        round(steps * student.warmup),
+        student.precision,
     )
     return publish(stage, model, network, history)

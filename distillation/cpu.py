@@ -1,0 +1,22 @@
+"""What this machine's CPU can do."""
+
+import platform
+import re
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")  # Linux
+
+
+def name() -> str:
+    """What the CPU is called."""
+    found = re.search(r"model name\s*:\s*(.+)", _CPUINFO.read_text()) if _CPUINFO.exists() else None
+    return found[1] if found else platform.processor()
+
+
+def instructions() -> set[str] | None:
+    """The instruction sets beyond the basic one, as Linux names them, such as `avx512_bf16`; None where it can't tell.
+
+    CPUs of one name may differ in them, in speed by a factor of four, and in how they round.
+    """
+    found = re.search(r"(?:flags|Features)\s*:\s*(.+)", _CPUINFO.read_text()) if _CPUINFO.exists() else None
+    return set(found[1].split()) if found else None
