@@ -1,7 +1,8 @@
 # make run      the pipeline on the embedded default, ending in a table
 # make test     all tests, in any checkout: they look at no parameters, locks, metrics or results of yours
 # make check    for maintainers: whether dvc.lock is in step with code and parameters, and results/ with their own
-# make real     the full run on real photographs, published to results/cats_vs_dogs (SEEDS="0 1 2": of these seeds too)
+# make real     the full run on real photographs, published to results/cats_vs_dogs; NAME=imagenette: another preset;
+#               FOLDS="0 1 2 3 4" SEEDS="0 1": these student seeds on each of these folds of the data, too
 # make studies  alpha, temperature, labels, epochs and views on a part of the photographs, in results/cats_vs_dogs_studies
 # make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
 # make lock     requirements.txt, anew from pyproject.toml (needs uv)
@@ -28,7 +29,7 @@ check: environment
 	pytest --quiet checks
 
 real: environment
-	studies/record.sh cats_vs_dogs $(SEEDS)
+	FOLDS="$(FOLDS)" SEEDS="$(SEEDS)" studies/record.sh $(or $(NAME),cats_vs_dogs)
 
 studies: environment
 	studies/sweeps.sh

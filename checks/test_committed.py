@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from clone import ROOT, STAGES, Clone, copy_of_the_product
 from matplotlib.testing.compare import compare_images
@@ -17,7 +18,7 @@ from distillation.params import Params, leaves, load_params
 from distillation.preset import complete
 from distillation.report import page
 from stages import report
-from studies import seeds
+from studies import summary
 
 RECORD = Path("results/cats_vs_dogs")
 PUBLISHED = ("metrics/", "plots/", "models/export")
@@ -115,17 +116,13 @@ def test_record_was_made_with_the_committed_preset() -> None:
             assert value == declared, key
 
 
-def test_seeds_of_a_record_hold_its_own_run() -> None:
-    seed = yaml.safe_load((RECORD / "params.yaml").read_text())["student"]["seed"]
-    of_that_seed = json.loads((RECORD / f"seeds/{seed}.json").read_text())
-    assert of_that_seed == json.loads((RECORD / "metrics/evaluate.json").read_text())
-
-
-def test_table_and_figure_of_a_record_are_what_its_seeds_give(tmp_path: Path) -> None:
-    shutil.copytree(RECORD / "seeds", tmp_path / "seeds")
-    seeds.main(tmp_path)
-    assert (RECORD / "seeds.md").read_text() == (tmp_path / "seeds.md").read_text()
-    assert compare_images(RECORD / "seeds.png", tmp_path / "seeds.png", tol=1) is None
+@pytest.mark.parametrize("record", sorted(Path("results").glob("*/summary.json")), ids=lambda path: path.parent.name)
+def test_summary_of_a_record_is_what_its_runs_give(record: Path, tmp_path: Path) -> None:
+    shutil.copytree(record.parent / "runs", tmp_path / "runs")
+    summary.write_summary(tmp_path)
+    for name in ("summary.json", "summary.md"):
+        assert (record.parent / name).read_text() == (tmp_path / name).read_text()
+    assert compare_images(record.parent / "summary.png", tmp_path / "summary.png", tol=1) is None
 
 
 def digest(path: Path) -> str:

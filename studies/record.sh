@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Run a preset and publish its record: `studies/record.sh cats_vs_dogs [seed ...]` (what `make real` calls).
+# Run a preset and publish its record: `studies/record.sh cats_vs_dogs` (what `make real` calls).
 #
-# Interrupted, it goes on where it stopped when called again. Each further student seed is an experiment of
-# DVC's, twice: with the preset, and with scratch tuned for itself (presets/scratch_tuned.yaml); its metrics join
-# the record's seeds/, and stay there until a run of the preset gives other metrics, or the tuning changes.
+# FOLDS="0 1 2 3 4" and SEEDS="0 1" in the environment ask for a run of each student seed on each fold of the data, and
+# for another with scratch tuned for itself (presets/scratch_tuned.yaml). All runs of a fold share teacher and cache.
+# Their metrics join the record's runs/, and stay there until the preset or the tuning changes: further folds and seeds
+# may come from other machines and later days. Interrupted, it goes on where it stopped when called again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
-shift # to the seeds
 record=results/$name state=.checkpoints/$name
 source studies/stand_in.sh
 
@@ -26,34 +26,33 @@ rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
     python -m pip list --format=freeze --disable-pip-version-check \
         | grep -E '^(ai-edge-litert|dvc|keras|numpy|pillow|scikit-learn|scipy|tensorflow[a-z_-]*)=='
 } >"$record.partial/environment.txt"
-if cmp -s metrics/evaluate.json "$record/metrics/evaluate.json" && [ -d "$record/seeds" ]; then
-    cp -r "$record/seeds" "$record.partial"
+tuning=presets/scratch_tuned.yaml
+if cmp -s params.yaml "$record/params.yaml" && [ -d "$record/runs" ]; then
+    cp -r "$record/runs" "$record.partial"
+    cmp -s "$tuning" "$record/runs/scratch_tuned.yaml" || rm -f "$record.partial"/runs/*.tuned.json
 fi
 rm -rf "$record"
 mv "$record.partial" "$record"
 save_state
-echo "published $record; $record/plots/report.html shows the pictures too"
+echo "published $record; $record/plots/report.html shows the images too"
 
-tuning=presets/scratch_tuned.yaml
-if ! cmp -s "$tuning" "$record/seeds/scratch_tuned.yaml"; then
-    rm -f "$record"/seeds/*.scratch.json
-fi
-for seed in "$@"; do
-    metrics=$record/seeds/$seed.json tuned=$record/seeds/$seed.scratch.json
-    if [ ! -f "$metrics" ]; then
-        dvc exp run -S "student.seed=$seed"
-        mkdir -p "$record/seeds" # not before: an experiment stashes what is not committed, and empty folders are lost
-        cp metrics/evaluate.json "$metrics"
-    fi
-    if [ ! -f "$tuned" ]; then
-        python -m distillation.preset "$name" scratch_tuned
-        dvc exp run --single-item -S "student.seed=$seed" train_scratch evaluate
-        cp "$tuning" "$record/seeds"
-        # Of this seed, scratch alone counts: the distilled student in models/ is of the last seed it was trained with.
-        python -c 'import json; print(json.dumps({"student_scratch": json.load(open("metrics/evaluate.json"))["student_scratch"]}))' >"$tuned"
+for fold in ${FOLDS:-}; do
+    for seed in ${SEEDS:-0}; do
+        run=$record/runs/fold-$fold.seed-$seed
+        if [ ! -f "$run.json" ]; then
+            dvc exp run -S "data.fold=$fold" -S "student.seed=$seed"
+            mkdir -p "$record/runs" # not before: an experiment stashes what is not committed, and empty folders are lost
+            python -m studies.summary --run "$run.json"
+        fi
+        if [ ! -f "$run.tuned.json" ]; then
+            python -m distillation.preset "$name" scratch_tuned
+            dvc exp run --single-item -S "data.fold=$fold" -S "student.seed=$seed" train_scratch evaluate
+            python -m studies.summary --run "$run.tuned.json"
+            cp "$tuning" "$record/runs"
+        fi
         cp "$preset" params.yaml
-    fi
+    done
 done
-if compgen -G "$record/seeds/*.json" >/dev/null; then
-    python -m studies.seeds "$record"
+if compgen -G "$record/runs/*.json" >/dev/null; then
+    python -m studies.summary "$record"
 fi

@@ -5,32 +5,75 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from clone import Clone
 from scipy import stats
 
-from studies import seeds
+from studies import summary
 
 
-def test_seeds_give_mean_deviation_and_the_t_interval_of_the_paired_gain(tmp_path: Path):
-    accuracies = {"teacher": [0.98, 0.98, 0.98], "student_scratch": [0.91, 0.93, 0.92], "tuned": [0.94, 0.92, 0.93]}
+def write_runs(folder: Path, accuracies: dict[str, np.ndarray]) -> None:
+    """Runs of a record: `accuracies` (folds, seeds) of each model, of which `tuned` is the tuned scratch."""
+    (folder / "runs").mkdir(parents=True)
+    for fold, seed in np.ndindex(accuracies["teacher"].shape):
+        scores = {
+            name: {"accuracy": values[fold, seed], "validation_accuracy": 0.9, "parameters": 10, "macs": 20}
+            for name, values in accuracies.items()
+        }
+        tuned = {"student_scratch": scores.pop("tuned")}
+        run = {"cpu": f"cpu {fold}", "int8": {"accuracy": 0.5, "bytes": 7}, "test_images": 100}
+        for suffix, models in (("", scores), (".tuned", scores | tuned)):
+            path = folder / f"runs/fold-{fold}.seed-{seed}{suffix}.json"
+            path.write_text(json.dumps(run | {"models": models}))
+
+
+def test_seeds_of_one_split_give_a_paired_t_interval(tmp_path: Path):
+    accuracies = {"teacher": [0.98] * 3, "student_scratch": [0.91, 0.93, 0.92], "tuned": [0.94, 0.92, 0.93]}
     accuracies["student_distilled"] = [0.95, 0.96, 0.955]
-    (tmp_path / "seeds").mkdir()
-    for seed, values in enumerate(zip(*accuracies.values(), strict=True)):
-        rows = {name: {"accuracy": value, "ece": 0.01} for name, value in zip(accuracies, values, strict=True)}
-        tuned = {"student_scratch": rows.pop("tuned")}
-        (tmp_path / f"seeds/{seed}.json").write_text(json.dumps(rows))
-        (tmp_path / f"seeds/{seed}.scratch.json").write_text(json.dumps(tuned))
-    text = seeds.main(tmp_path)
-    assert (tmp_path / "seeds.md").read_text() == f"{text}\n"
-    assert "| teacher | 1 | 98.00 % | 0.010 |" in text
-    assert "| distilled | 3 | 95.50 ± 0.50 % | 0.010 |" in text
-    assert "| scratch | 3 | 92.00 ± 1.00 % | 0.010 |" in text
-    for name, baseline in (("scratch", "student_scratch"), ("scratch, tuned", "tuned")):
-        gains = 100 * (np.array(accuracies["student_distilled"]) - accuracies[baseline])
-        low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
-        expected = f"Distilled minus {name}, by seed: {gains.mean():+.2f} points (n = 3, 95 % t interval "
-        assert f"{expected}{low:+.2f} to {high:+.2f})." in text
+    write_runs(tmp_path, {name: np.array([values]) for name, values in accuracies.items()})
+    text = summary.write_summary(tmp_path)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    gains = np.array(accuracies["student_distilled"]) - accuracies["tuned"]
+    low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert found["gain"]["over"] == "student_scratch_tuned"
+    values = [found["gain"][key] for key in ("mean", "ci_low", "ci_high", "seeds", "splits")]
+    assert values == pytest.approx([gains.mean(), low, high, 3, 1], rel=1e-5)
+    assert {name: row["n"] for name, row in found["models"].items()} == {
+        "teacher": 1,
+        "student_scratch": 3,
+        "student_distilled": 3,
+        "student_scratch_tuned": 3,
+    }
+    assert found["models"]["teacher"]["accuracy_sd"] is None
+    assert found["models"]["student_distilled"]["accuracy_sd"] == pytest.approx(0.005)
+    assert (tmp_path / "summary.md").read_text() == f"{text}\n"
+    assert "| distilled | 3 | 95.50 ± 0.50 % |" in text
+    assert "| teacher | 1 | 98.00 % | unknown |" in text
+
+
+@pytest.mark.parametrize("sd_fold", [0.0, 0.01])
+def test_intervals_over_folds_hold_what_they_say(sd_fold: float):
+    """Of many simulated records, 95 % hold the true mean, and their prediction a further run."""
+    rng, folds, seeds, times = np.random.default_rng(0), 5, 2, 2000
+    index = pd.MultiIndex.from_product([range(folds), range(seeds)], names=["fold", "seed"])
+    held = {"mean": 0, "prediction": 0}
+    for _ in range(times):
+        values = 0.9 + np.repeat(rng.normal(0, sd_fold, folds), seeds) + rng.normal(0, 0.005, folds * seeds)
+        truth = {"mean": 0.9, "prediction": 0.9 + rng.normal(0, sd_fold) + rng.normal(0, 0.005)}
+        found = summary.intervals(pd.Series(values, index))
+        for name, value in truth.items():
+            held[name] += found[name][0] <= value <= found[name][1]
+    assert held["mean"] / times == pytest.approx(0.95, abs=0.015)
+    assert 0.935 <= held["prediction"] / times <= 0.985
+
+
+def test_one_run_has_no_interval(tmp_path: Path):
+    accuracies = {name: np.array([[0.9]]) for name in ("teacher", "student_scratch", "student_distilled", "tuned")}
+    write_runs(tmp_path, accuracies)
+    assert "unknown" in summary.write_summary(tmp_path)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["gain"]["ci_low"] is found["gain"]["prediction"] is None
 
 
 STAND_IN = "name=other state=.checkpoints/other; source studies/stand_in.sh; "
