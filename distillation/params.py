@@ -118,11 +118,12 @@ class Teacher(Training):
 class Student(Training):
     """A network of `distillation/networks/students.py`, and how it is trained, twice."""
 
-    network: Literal["residual"] = "residual"
+    network: Literal["residual", "inverted_residual", "resnet8"] = "residual"
     image_size: Pixels = 32
     stem_stride: Annotated[Literal[1, 2, 4], BeforeValidator(_not_bool)] = 2
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)] = [16, 32]
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    expansion: Annotated[int, Field(ge=1, le=16)] = 4
     batch_size: Count = 32
     learning_rate: Positive = 0.016
     weight_decay: NonNegative = 0.01

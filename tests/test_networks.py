@@ -32,7 +32,7 @@ from distillation.inference.forward import (
 )
 from distillation.inference.litert import Network
 from distillation.networks.network import CONFIGURATION, MAPS, WEIGHTS, load_network, macs, save_network, select
-from distillation.networks.students import build_student, with_projections
+from distillation.networks.students import STUDENTS, build_student, with_projections
 from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
 from stages import export
@@ -54,7 +54,11 @@ def preset() -> Params:
 def small(params: Params) -> keras.Model:
     """A student whose every weight and BatchNorm statistic is random."""
     keras.utils.set_random_seed(0)
-    model = build_student(changed(params.student, image_size=32, channels=[4, 8], blocks=2), 3)
+    return randomised(build_student(changed(params.student, image_size=32, channels=[4, 8], blocks=2), 3))
+
+
+def randomised(model: keras.Model) -> keras.Model:
+    """`model` with random statistics, scales and biases, which would start as zeros and ones."""
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -166,6 +170,59 @@ def test_students_logits_are_read_from_the_mean_of_its_last_map(small: keras.Mod
     np.testing.assert_allclose(
         outputs["logits"], np.mean(outputs["last_map"], axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-4
     )
+
+
+def test_resnet8_has_the_published_size(params: Params):
+    """Banbury et al., "MLPerf Tiny benchmark" (2021), for CIFAR-10: 78,666 parameters, 12.5 million operations."""
+    sizes = {"image_size": 32, "stem_stride": 1, "channels": [16, 32, 64], "blocks": 1}
+    network = build_student(changed(params.student, network="resnet8", **sizes), 10)
+    assert network.count_params() == 78_666
+    assert macs(network) == 12_501_632
+    assert shapes(network) == {"logits": (10,), "middle_map": (16, 16, 32), "last_map": (8, 8, 64)}
+
+
+def test_inverted_residual_counted_by_hand(params: Params):
+    sizes = {"image_size": 32, "stem_stride": 2, "channels": [8, 12], "blocks": 2, "expansion": 3}
+    network = build_student(changed(params.student, network="inverted_residual", **sizes), 5)
+
+    def normalised(values: int, channels: int) -> int:
+        return values + 4 * channels
+
+    def block(wide: int, begin: int, end: int) -> int:
+        excitation = wide * (wide // 4) + wide // 4 + (wide // 4) * wide + wide
+        ends = normalised(begin * wide, wide) + normalised(wide * end, end)
+        return ends + normalised(9 * wide, wide) + excitation
+
+    stem, widened, head = normalised(9 * 3 * 8, 8), normalised(12 * 36, 36), 36 * 5 + 5
+    assert network.count_params() == stem + block(24, 8, 12) + block(36, 12, 12) + widened + head
+    assert shapes(network) == {"logits": (5,), "middle_map": (16, 16, 8), "last_map": (8, 8, 36)}
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_has_its_maps_where_teachers_are_matched(params: Params, name: str, stem_stride: int):
+    values = {"network": name, "image_size": 33, "stem_stride": stem_stride, "channels": [3, 5, 7], "blocks": 2}
+    found = shapes(build_student(changed(params.student, **values), 4))
+    sides = [-(-33 // (stem_stride * 2**stage)) for stage in (1, 2)]
+    assert found["logits"] == (4,)
+    assert found["middle_map"] == (sides[0], sides[0], 5)
+    assert found["last_map"][:2] == (sides[1], sides[1])
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_becomes_a_file_of_whole_numbers(params: Params, name: str):
+    values = {"network": name, "image_size": 32, "channels": [8, 8, 16]}
+    keras.utils.set_random_seed(0)
+    student = randomised(build_student(changed(params.student, **values), 3))
+    network = keras.Model(student.input, {"probabilities": layers.Softmax()(student.output["logits"])})
+    batches = tf.data.Dataset.from_tensor_slices(images(96)).batch(32)
+    content = to_litert(network, export.variants(batches)["int8"])
+    details = Interpreter(model_content=content).get_tensor_details()
+    assert not [tensor["name"] for tensor in details if np.issubdtype(tensor["dtype"], np.floating)]
+    (expected,), (found,) = network(images(16)).values(), forward_pass(content)(images(16)).values()
+    expected = np.asarray(expected)
+    assert expected.std() > 0.05
+    assert np.abs(found - expected).mean() < 0.1 * expected.std() + 0.02
 
 
 def test_residual_pairs_start_as_their_shortcuts(params: Params):

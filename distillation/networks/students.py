@@ -38,8 +38,40 @@ def residual(x: keras.KerasTensor, student: Student) -> tuple[keras.KerasTensor,
     return maps[-2], maps[-1]
 
 
+def inverted_residual(x: keras.KerasTensor, student: Student) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Inverted residuals with squeeze-excitation and hard-swish, as in MobileNetV3 (Howard et al., 2019).
+
+    Few parameters and operations for what it can do, but depthwise convolutions train slowly on CPUs. As there,
+    a last 1x1 convolution widens the map before it is averaged.
+    """
+    stem, *stages = student.channels
+    maps = [_normalised(_stem(stem, student.stem_stride)(x), "hard_silu")]
+    for channels in stages:
+        x = _inverted_residual(maps[-1], channels, student.expansion, stride=2)
+        for _ in range(1, student.blocks):
+            x = _inverted_residual(x, channels, student.expansion)
+        maps.append(x)
+    widened = _convolution(student.expansion * x.shape[-1], 1, use_bias=False)(x)
+    return maps[-2], _normalised(widened, "hard_silu")
+
+
+def resnet8(x: keras.KerasTensor, student: Student) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """ResNet-8, the reference for image classification of MLPerf Tiny (Banbury et al., 2021).
+
+    With `channels` [16, 32, 64], `blocks` 1 and `stem_stride` 1 it is that network. Unlike in `residual`, the stem is
+    followed by a stage of its own size, and normalisation by every convolution but those of the shortcuts.
+    """
+    x = _normalised(_stem(student.channels[0], student.stem_stride, use_bias=True)(x), "relu")
+    maps = []
+    for stage, channels in enumerate(student.channels):
+        for block in range(student.blocks):
+            x = _normalised_pair(x, channels, stride=2 if stage and not block else 1)
+        maps.append(x)
+    return maps[-2], maps[-1]
+
+
 # By `student.network`: each from an image scaled to -1..1 and its settings to the middle and the last feature map.
-STUDENTS = {"residual": residual}
+STUDENTS = {"residual": residual, "inverted_residual": inverted_residual, "resnet8": resnet8}
 
 
 def with_projections(student: keras.Model, shapes: Mapping[str, Sequence[int]]) -> keras.Model:
@@ -65,6 +97,38 @@ def _residual_pair(x, channels: int, stride: int = 1):
     if x.shape[-1] != channels:
         x = _convolution(channels, 1)(x)
     return layers.Add()([x, y])
+
+
+def _inverted_residual(x, channels: int, expansion: int, stride: int = 1):
+    """Widened, filtered, weighted channel by channel, and narrowed again; with a shortcut where the shape stays."""
+    wide = expansion * x.shape[-1]
+    y = _normalised(_convolution(wide, 1, use_bias=False)(x), "hard_silu")
+    y = layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, depthwise_initializer="he_normal")(y)
+    y = _normalised(y, "hard_silu")
+    squeezed = layers.GlobalAveragePooling2D(keepdims=True)(y)
+    squeezed = layers.ReLU()(_convolution(max(1, wide // 4), 1)(squeezed))
+    y = layers.Multiply()([y, layers.Activation("hard_sigmoid")(_convolution(wide, 1)(squeezed))])
+    y = _convolution(channels, 1, use_bias=False)(y)
+    if stride > 1 or x.shape[-1] != channels:
+        return layers.BatchNormalization(momentum=0.9)(y)
+    return layers.Add()([x, layers.BatchNormalization(momentum=0.9, gamma_initializer="zeros")(y)])
+
+
+def _normalised_pair(x, channels: int, stride: int = 1):
+    y = _normalised(_convolution(channels, 3, stride)(x), "relu")
+    y = layers.BatchNormalization(momentum=0.9)(_convolution(channels, 3)(y))
+    if stride > 1 or x.shape[-1] != channels:
+        x = _convolution(channels, 1, stride)(x)
+    return layers.ReLU()(layers.Add()([x, y]))
+
+
+def _normalised(x, activation: str):
+    return layers.Activation(activation)(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def _stem(channels: int, stride: int, use_bias: bool = False) -> layers.Layer:
+    """3x3, as published; of stride 4, which is not, 7x7, so that neighbouring windows overlap."""
+    return _convolution(channels, 3 if stride < 4 else stride + STEM_OVERLAP, stride, use_bias)
 
 
 def _convolution(channels: int, kernel: int, stride: int = 1, use_bias: bool = True) -> layers.Layer:
