@@ -14,6 +14,7 @@ from distillation.console import run
 from distillation.data.records import Records
 from distillation.data.views import CENTRE
 from distillation.files import replacing, write_json
+from distillation.inference.compact import compact
 from distillation.inference.forward import forward_pass, plain_images, predict, to_litert
 from distillation.networks.network import load_network, macs
 from distillation.params import Params
@@ -25,17 +26,18 @@ CARD = Path(__file__).parents[1] / "distillation/report/model_card.md"
 
 
 def main(params: Params) -> str:
-    """Write one LiteRT file per variant, what its user must know beside it, and score each on the test split.
+    """Write one LiteRT file per variant, what its user must know beside it, and score each on validation and test.
 
     A file takes one RGB picture 0..255 of the student's size (scaling is inside) and returns class
     probabilities. `classes.txt` names them, `preprocessing.json` tells what becomes of a picture before
     (squeezed to `square` pixels a side, of which the middle `crop` are shown), and `README.md` is a model card.
     """
-    train, test = Records("train"), Records("test")
+    train, validation, test = Records("train"), Records("validation"), Records("test")
     student = load_network("models/student_distilled")
     model = keras.Model(student.input, {"probabilities": layers.Softmax()(student.output["logits"])}, name="student")
     size = student.input_shape[1]
     images = plain_images(test, size)
+    held_out = plain_images(validation, size)
     reference = model.predict(images, verbose=0)["probabilities"]
     with replacing(EXPORT) as directory:
         directory.mkdir()
@@ -45,11 +47,14 @@ def main(params: Params) -> str:
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop})
         metrics = {}
         for variant, configure in variants(plain_images(train, size)).items():
-            content = to_litert(model, configure)
+            content = compact(to_litert(model, configure))
             (directory / f"student_{variant}.tflite").write_bytes(content)
-            probabilities = predict(forward_pass(content), images, f"export: {variant}")["probabilities"]
+            forward = forward_pass(content)
+            probabilities = predict(forward, images, f"export: {variant}")["probabilities"]
+            validated = predict(forward, held_out, f"export: {variant}, validation")["probabilities"]
             metrics[variant] = {
-                "accuracy": float((probabilities.argmax(axis=1) == test.labels).mean()),
+                "accuracy": _accuracy(probabilities, test),
+                "validation_accuracy": _accuracy(validated, validation),  # to choose among students by
                 "bytes": len(content),
                 "max_abs_probability_error": float(np.abs(probabilities - reference).max()),
             }
@@ -57,6 +62,10 @@ def main(params: Params) -> str:
         write_json("metrics/export.json", metrics)
     accuracies = ", ".join(f"{variant} {row['accuracy']:.4f}" for variant, row in metrics.items())
     return f"export: test accuracy {accuracies} -> {EXPORT}"
+
+
+def _accuracy(probabilities: np.ndarray, records: Records) -> float:
+    return float((probabilities.argmax(axis=1) == records.labels).mean())
 
 
 def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics: dict[str, dict[str, float]]) -> str:

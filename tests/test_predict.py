@@ -393,6 +393,7 @@ def test_model_card_says_what_was_measured(exported: Path):
     scores = json.loads((exported / "metrics/export.json").read_text())
     assert scores["float32"]["max_abs_probability_error"] <= 1e-4
     for variant, row in scores.items():
+        assert 0 <= row["validation_accuracy"] <= 1
         assert f"| `student_{variant}.tflite` | {100 * row['accuracy']:.1f} % | {row['bytes']:,} |" in card
     assert "`test 1`, 24 images to train on and 6 to test" in card
     assert "3 classes apart: ant, bee, cow." in card
