@@ -1,54 +1,85 @@
 """Score teacher, scratch and distilled student on the test split, and compare the two students."""
 
+import keras
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import roc_curve
 
-from distillation.console import run
+from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing, write_json
 from distillation.inference.forward import forward_pass, plain_images, predict
 from distillation.networks.network import load_network, macs, select
 from distillation.params import Params
-from distillation.report.statistics import MODELS, PREDICTIONS, accuracy_difference, reliability, score
+from distillation.report.statistics import (
+    MODELS,
+    PREDICTIONS,
+    accuracy_difference,
+    hardest_classes,
+    reliability,
+    score,
+)
+from distillation.report.verdict import advantage
+
+ROC_POINTS = 500  # at most
+CONFUSION_CLASSES = 12  # at most: with more, a matrix can't be read
 
 
 def main(params: Params) -> str:
-    """Write `metrics/evaluate.json`, the rows of the plots, and every test prediction."""
-    records = Records("test")
+    """Write `metrics/evaluate.json`, the rows of the plots, and every test prediction.
+
+    Scores are those on test. Whether the teacher is better than scratch is asked on validation, since people act on
+    the answer.
+    """
+    records, validation = Records("test"), Records("validation")
     labels, classes = records.labels, records.manifest.classes
-    logits, metrics = {}, {}
+    logits, right, right_on_validation, metrics = {}, {}, {}, {}
     for name in MODELS:
         network = select(load_network(f"models/{name}"), "logits")
-        images = plain_images(records, network.input_shape[1])
-        logits[name] = predict(forward_pass(network), images, f"evaluate: {name}")["logits"]
+        logits[name] = _logits(network, records, f"evaluate: {name}")
+        right[name] = logits[name].argmax(axis=1) == labels
         metrics[name] = score(labels, logits[name]) | {"parameters": network.count_params(), "macs": macs(network)}
+        if name in ("teacher", "student_scratch"):
+            answers = _logits(network, validation, f"evaluate: {name} on validation")
+            right_on_validation[name] = answers.argmax(axis=1) == validation.labels
     predicted = {name: values.argmax(axis=1) for name, values in logits.items()}
     for name in ("student_scratch", "student_distilled"):
         metrics[name]["agreement_with_teacher"] = float((predicted[name] == predicted["teacher"]).mean())
-    metrics["distilled_minus_scratch"] = accuracy_difference(
-        predicted["student_distilled"] == labels, predicted["student_scratch"] == labels
+    metrics["distilled_minus_scratch"] = accuracy_difference(right["student_distilled"], right["student_scratch"])
+    metrics["teacher_minus_scratch"] = accuracy_difference(
+        right_on_validation["teacher"], right_on_validation["student_scratch"]
     )
     metrics["compression"] = {
         key: metrics["teacher"][key] / metrics["student_distilled"][key] for key in ("parameters", "macs")
     }
     write_json("metrics/evaluate.json", metrics)
+    note(f"evaluate: {advantage(metrics)}")
     _write_plots(labels, {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}, classes)
     _write_predictions(records, logits)
     accuracies = ", ".join(f"{name} {metrics[name]['accuracy']:.4f}" for name in MODELS)
     return f"evaluate: test accuracy {accuracies} -> metrics/evaluate.json"
 
 
+def _logits(network: keras.Model, records: Records, description: str) -> np.ndarray:
+    """What `network` answers to the plain view of each image: (n, classes) float32."""
+    return predict(forward_pass(network), plain_images(records, network.input_shape[1]), description)["logits"]
+
+
 def _write_plots(labels: np.ndarray, probabilities: dict[str, np.ndarray], classes: list[str]) -> None:
     for name, values in probabilities.items():
-        rows = [
-            {"actual": classes[label], "predicted": classes[guess]}
-            for label, guess in zip(labels, values.argmax(axis=1), strict=True)
-        ]
-        write_json(f"plots/confusion/{name}.json", rows)
+        write_json(f"plots/confusion/{name}.json", _confusion(labels, values.argmax(axis=1), classes))
         write_json(f"plots/reliability/{name}.json", reliability(labels, values))
         write_json(f"plots/roc/{name}.json", _roc(labels, values))
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[dict[str, str]]:
+    """A row an image; of many classes, those that are recognised least, and the others as one."""
+    shown = set(hardest_classes(labels, predicted, classes, CONFUSION_CLASSES)["class"])
+    names = classes
+    if len(classes) > CONFUSION_CLASSES:
+        names = [name if name in shown else "(others)" for name in classes]
+    return [{"actual": names[label], "predicted": names[guess]} for label, guess in zip(labels, predicted, strict=True)]
 
 
 def _roc(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
@@ -58,7 +89,8 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]
     else:
         positive, scores = np.eye(probabilities.shape[1], dtype=bool)[labels].ravel(), probabilities.ravel()
     false, true, _ = roc_curve(positive, scores)
-    return [{"false_positive_rate": float(x), "true_positive_rate": float(y)} for x, y in zip(false, true, strict=True)]
+    kept = np.unique(np.linspace(0, len(false) - 1, ROC_POINTS).round().astype(int))  # all, where there are fewer
+    return [{"false_positive_rate": float(false[at]), "true_positive_rate": float(true[at])} for at in kept]
 
 
 def _write_predictions(records: Records, logits: dict[str, np.ndarray]) -> None:

@@ -1,5 +1,6 @@
 """Draw the figures and write the report: `plots/figures/*.png`, `plots/report*.html` and `plots/table.md`."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from distillation.data.views import augmented, plain
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing
 from distillation.params import Params
-from distillation.report import charts, page, pictures, style
+from distillation.report import charts, page, pictures, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
 PUBLIC = Path("plots/report_without_pictures.html")  # the images of a data set may not be ours to publish
+TERMINAL = 80  # columns
 PICTURES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
 
 
@@ -27,18 +29,23 @@ def main(params: Params) -> str:
     """Write figures, report and table; return the table and the verdict, for the terminal."""
     metrics, export = read_json("metrics/evaluate.json"), read_json("metrics/export.json")
     train, test = Records("train", labeled_only=True), Records("test")
-    drawn = _charts(metrics, export) | _pictures(params, train, test)
+    logits = _logits(test)
+    drawn = _charts(metrics, export) | _pictures(params, train, test, logits)
     with replacing(FIGURES) as directory:
         directory.mkdir()
         for name, figure in drawn.items():
             style.save(figure, directory / f"{name}.png")
     data, table = _describe(train, test), page.comparison(metrics)[page.IN_BRIEF]
+    names = test.manifest.classes
+    predicted = logits["student_distilled"].argmax(axis=1)
+    classes = page.by_class(test.labels, predicted, names) if len(names) > 2 else {}
     _write(TABLE, page.markdown(table))
     for path, left_out in ((REPORT, set()), (PUBLIC, PICTURES)):
         shown = {name: figure for name, figure in drawn.items() if name not in left_out}
-        _write(path, page.html(params, metrics, export, data, shown, FIGURES))
+        _write(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
     brief = table.drop(columns="ECE").to_string()
-    return f"\n{data}\n\n{brief}\n\n{page.gain(metrics)}\n{page.verdict(metrics)}\n\nreport: {REPORT}"
+    found = textwrap.fill(verdict.verdict(metrics), TERMINAL)
+    return f"\n{data}\n\n{brief}\n\n{verdict.gain(metrics)}\n{verdict.advantage(metrics)}\n{found}\n\nreport: {REPORT}"
 
 
 def _charts(metrics: dict, export: dict) -> dict[str, Figure]:
@@ -54,9 +61,8 @@ def _charts(metrics: dict, export: dict) -> dict[str, Figure]:
     }
 
 
-def _pictures(params: Params, train: Records, test: Records) -> dict[str, Figure]:
+def _pictures(params: Params, train: Records, test: Records, logits: dict[str, np.ndarray]) -> dict[str, Figure]:
     classes, labels = np.array(test.manifest.classes), test.labels
-    logits = _logits(test)
     probabilities = {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}
     labelled = pd.DataFrame({name: values[np.arange(len(test)), labels] for name, values in probabilities.items()})
     differently, against = pictures.contested(labelled)

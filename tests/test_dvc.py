@@ -30,11 +30,22 @@ def test_repro_runs_every_stage_and_writes_all_metrics(clone: Clone) -> None:
     assert manifest["duplicates_dropped"] == 1
     assert sum(sum(split.values()) for split in manifest["counts"].values()) == 81
     metrics = clone.metrics()
-    scores = {"accuracy", "accuracy_ci_low", "accuracy_ci_high", "nll", "ece", "roc_auc", "parameters", "macs"}
+    scores = {
+        "accuracy",
+        "accuracy_ci_low",
+        "accuracy_ci_high",
+        "balanced_accuracy",
+        "nll",
+        "ece",
+        "roc_auc",
+        "parameters",
+        "macs",
+    }
     assert set(metrics["teacher"]) >= scores
     assert set(metrics["student_scratch"]) == set(metrics["student_distilled"])
     assert set(metrics["student_scratch"]) >= scores | {"agreement_with_teacher"}
-    assert set(metrics["distilled_minus_scratch"]) == {"accuracy", "ci_low", "ci_high", "p_value"}
+    for difference in ("distilled_minus_scratch", "teacher_minus_scratch"):
+        assert set(metrics[difference]) == {"accuracy", "ci_low", "ci_high", "p_value"}
     assert set(metrics["compression"]) == {"parameters", "macs"}
     export = json.loads((clone.path / "metrics/export.json").read_text())
     assert set(export) == {"float32", "float16", "int8"}
@@ -344,3 +355,35 @@ def assert_nothing_is_lost(clone: Clone, before: dict, done: subprocess.Complete
     clone.run("dvc", "checkout", "-q")
     assert outs(clone) == before
     assert clone.ran(clone.run("dvc", "repro")) == set()
+
+
+def test_another_clone_gets_everything_from_a_remote_and_runs_nothing(clone: Clone, tmp_path: Path) -> None:
+    """What docs/reproducibility.md says of `dvc push` and `dvc pull`, with a folder for a remote."""
+    clone.run("dvc", "remote", "add", "--local", "-d", "storage", str(tmp_path / "remote"))
+    clone.run("dvc", "push", "-q")
+    other = Clone(tmp_path / "other")
+    clone.run("git", "clone", "-q", str(clone.path), str(other.path))
+    other.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    other.run("dvc", "pull", "-q")
+    assert other.ran(other.run("dvc", "repro")) == set()
+    for path in ("models/export/student_int8.tflite", "data/predictions.parquet", "plots/report.html"):
+        assert (other.path / path).read_bytes() == (clone.path / path).read_bytes()
+
+
+def test_published_student_is_found_by_name_and_brought_into_another_repository(clone: Clone, tmp_path: Path) -> None:
+    """DVC finds an artifact by the Git tag of its version, and gets the folder that `dvc.yaml` names without one."""
+    source = Clone(tmp_path / "source")
+    clone.run("git", "clone", "-q", str(clone.path), str(source.path))
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")  # of an annotated tag, which alone DVC looks at
+    source.run("git", *who, "tag", "-a", "-m", "First", "cats-vs-dogs-student@v1.0.0")
+    other = Clone(tmp_path / "other")
+    other.path.mkdir()
+    other.run("git", "init", "-q")
+    other.run("dvc", "init", "-q")
+    show = f"import dvc.api; print(dvc.api.artifacts_show('cats-vs-dogs-student', repo={str(source.path)!r})['path'])"
+    path = other.run("python", "-c", show).stdout.strip()
+    assert path == yaml.safe_load((clone.path / "dvc.yaml").read_text())["artifacts"]["cats-vs-dogs-student"]["path"]
+    for command in ("get", "import"):
+        other.run("dvc", command, "-q", str(source.path), path, "-o", command)
+        for file in ("student_int8.tflite", "classes.txt", "README.md"):
+            assert (other.path / command / file).read_bytes() == (source.path / path / file).read_bytes()

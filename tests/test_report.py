@@ -23,7 +23,7 @@ from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.files import read_json, write_json
 from distillation.params import Params
-from distillation.report import charts, page, pictures, style
+from distillation.report import charts, page, pictures, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 from stages import report
 
@@ -31,22 +31,77 @@ CHARTS = ["summary", "learning_curves", "objective", "cost", "reliability"]
 OF_IMAGES = ["montage", "views", "disagreements", "soft_labels"]
 
 
+HELPED = {"accuracy": 0.021, "ci_low": 0.008, "ci_high": 0.034, "p_value": 0.001}
+HURT = {"accuracy": -0.02, "ci_low": -0.03, "ci_high": -0.01, "p_value": 1e-9}
+UNDECIDED = {"accuracy": 0.004, "ci_low": -0.003, "ci_high": 0.011, "p_value": 0.31}
+ONLY_INTERVAL = {"accuracy": 0.01, "ci_low": 0.001, "ci_high": 0.02, "p_value": 0.06}
+ONLY_TEST = {"accuracy": 0.01, "ci_low": -0.001, "ci_high": 0.02, "p_value": 0.04}
+
+
 @pytest.mark.parametrize(
-    ("accuracy", "low", "high", "p", "gain", "verdict"),
+    ("row", "gain", "found"),
     [
-        (0.021, 0.008, 0.034, 0.001, "+2.1 points (95 % interval +0.8 to +3.4, p = 0.001)", "Distillation helped"),
-        (-0.02, -0.03, -0.01, 1e-9, "-2.0 points (95 % interval -3.0 to -1.0, p < 0.001)", "Distillation hurt"),
-        (0.004, -0.003, 0.011, 0.31, "+0.4 points (95 % interval -0.3 to +1.1, p = 0.31)", "Undecided"),
-        (0.01, 0.001, 0.02, 0.06, "+1.0 points (95 % interval +0.1 to +2.0, p = 0.06)", "Undecided"),
-        (0.01, -0.001, 0.02, 0.04, "+1.0 points (95 % interval -0.1 to +2.0, p = 0.04)", "Undecided"),
+        (HELPED, "+2.1 points (95 % interval +0.8 to +3.4, p = 0.001)", "Distillation helped"),
+        (HURT, "-2.0 points (95 % interval -3.0 to -1.0, p < 0.001)", "Distillation hurt"),
+        (UNDECIDED, "+0.4 points (95 % interval -0.3 to +1.1, p = 0.31)", "Undecided"),
+        (ONLY_INTERVAL, "+1.0 points (95 % interval +0.1 to +2.0, p = 0.06)", "Undecided"),
+        (ONLY_TEST, "+1.0 points (95 % interval -0.1 to +2.0, p = 0.04)", "Undecided"),
     ],
 )
-def test_verdict_needs_both_the_interval_and_the_test(
-    accuracy: float, low: float, high: float, p: float, gain: str, verdict: str
-):
-    metrics = {"distilled_minus_scratch": {"accuracy": accuracy, "ci_low": low, "ci_high": high, "p_value": p}}
-    assert page.gain(metrics) == f"distilled minus scratch: {gain}"
-    assert page.verdict(metrics).startswith(verdict)
+def test_verdict_needs_both_the_interval_and_the_test(row: dict, gain: str, found: str):
+    metrics = {"distilled_minus_scratch": row, "teacher_minus_scratch": HELPED}
+    assert verdict.gain(metrics) == f"distilled minus scratch, on test: {gain}"
+    assert verdict.verdict(metrics).startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "said"),
+    [
+        (HELPED, "yes", "is better than scratch on validation"),
+        (HURT, "no", "no better than scratch on validation"),
+        ({"accuracy": 0.001, "ci_low": -0.006, "ci_high": 0.008, "p_value": 0.9}, "no", "no better than scratch"),
+        (UNDECIDED, "too few images", "too few to tell whether the teacher is better"),
+        (ONLY_INTERVAL, "too few images", "too few to tell whether the teacher is better"),
+        ({"accuracy": 0.005, "ci_low": 0.002, "ci_high": 0.008, "p_value": 0.01}, "yes", "is better than scratch"),
+    ],
+)
+def test_teacher_can_teach_cannot_or_is_unknown_and_the_verdict_says_so(row: dict, answer: str, said: str):
+    for students in (HELPED, HURT, UNDECIDED):
+        metrics = {"distilled_minus_scratch": students, "teacher_minus_scratch": row}
+        assert verdict.can_teach(metrics) == answer
+        text = verdict.verdict(metrics)
+        assert said in text.replace("this one is no better", "no better")
+        assert ("teacher.fine_tune" in text) == (answer == "no")
+    assert verdict.advantage(metrics).startswith("teacher minus scratch, on validation: ")
+
+
+def test_hardest_classes_and_commonest_mistakes_of_a_case_worked_out_by_hand():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
+    predicted = np.array([0, 0, 0, 2, 2, 0, 1, 1, 2])
+    tables = page.by_class(labels, predicted, ["ant", "bee", "cow", "never seen"])
+    hardest, mistakes = tables.values()
+    assert hardest.to_dict("index") == {
+        "bee": {"images": 2, "test accuracy": "0 %", "most often taken for": "ant"},
+        "cow": {"images": 3, "test accuracy": "33 %", "most often taken for": "bee"},
+        "ant": {"images": 4, "test accuracy": "75 %", "most often taken for": "cow"},
+    }
+    assert mistakes.reset_index().to_numpy().tolist() == [
+        ["cow", "bee", 2, "67 %"],
+        ["ant", "cow", 1, "25 %"],
+        ["bee", "ant", 1, "50 %"],
+        ["bee", "cow", 1, "50 %"],
+    ]
+
+
+def test_tables_of_a_hundred_classes_have_ten_rows():
+    labels = np.arange(300) % 100
+    tables = page.by_class(labels, (labels + (np.arange(300) < 150)) % 100, [f"class {n}" for n in range(100)])
+    assert [len(table) for table in tables.values()] == [10, 10]
+
+
+def test_without_a_mistake_there_is_no_table_of_mistakes():
+    labels = np.array([0, 1, 2])
+    assert len(page.by_class(labels, labels, ["ant", "bee", "cow"])) == 1
 
 
 def test_disagreements_are_those_of_models_first_and_then_of_the_teacher_with_the_label():
@@ -83,6 +138,7 @@ def test_comparison_has_each_model_with_its_numbers():
     assert table.loc["distilled"].to_dict() == {
         "test accuracy": "85.0 %",
         "95 % interval": "81.0 to 88.0 %",
+        "balanced accuracy": "84.0 %",
         "ECE": "0.150",
         "parameters": "39,067",
         "MACs": "3.9 M",
@@ -116,7 +172,8 @@ def test_page_holds_the_figures_in_order_with_captions_and_the_text_escaped(para
     for name, figure in drawn.items():
         style.save(figure, tmp_path / f"{name}.png")
     chosen = params.model_copy(update={"distill": changed(params.distill, temperature=3.5)})
-    text = page.html(chosen, metrics_of_a_run(), export_of_a_run(), "<cats> & dogs: -5 %", drawn, tmp_path)
+    classes = {"Hardest": pd.DataFrame({"images": [3]}, index=["<ant>"])}
+    text = page.html(chosen, metrics_of_a_run(), export_of_a_run(), "<cats> & dogs: -5 %", classes, drawn, tmp_path)
     images = re.findall('<img src="data:image/png;base64,(.+?)" width="230" alt="(.+?)">', text)
     assert [name for _, name in images] == list(drawn)
     for content, name in images:
@@ -125,7 +182,9 @@ def test_page_holds_the_figures_in_order_with_captions_and_the_text_escaped(para
     assert captions[0].endswith("This run distils at T = 3.5.")
     assert captions[1] == page.CAPTIONS["objective"]
     assert "&lt;cats&gt; &amp; dogs: \N{MINUS SIGN}5&nbsp;%." in text
-    assert page.verdict(metrics_of_a_run()) in text
+    assert verdict.verdict(metrics_of_a_run()) in text
+    assert "<h2>Hardest</h2>" in text
+    assert "&lt;ant&gt;" in text
     assert "10.5 times the" in text
     assert "4.2 times its multiply-accumulates" in text
     (settings,) = re.findall("<pre>(.+?)</pre>", text, re.DOTALL)
@@ -157,8 +216,10 @@ def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(
         assert text.count("data:image") == len(names)
         assert "test 1: 24 training and 6 test images of 3 classes." in text
     assert report.TABLE.read_text(encoding="utf-8") == page.markdown(page.comparison(metrics_of_a_run())[page.IN_BRIEF])
-    for shown in ("test 1: 24 training", "85.0 %", page.gain(metrics_of_a_run()), page.verdict(metrics_of_a_run())):
+    metrics = metrics_of_a_run()
+    for shown in ("test 1: 24 training", "85.0 %", verdict.gain(metrics), verdict.advantage(metrics)):
         assert shown in line
+    assert verdict.verdict(metrics) in " ".join(line.split())
     assert line.endswith("report: plots/report.html")
 
 

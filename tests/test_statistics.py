@@ -67,6 +67,20 @@ def test_roc_auc_of_three_classes_is_the_mean_over_one_against_the_rest():
     assert score(labels, logits)["roc_auc"] == pytest.approx(np.mean(each), abs=1e-9)
 
 
+def test_balanced_accuracy_is_the_mean_recall():
+    labels = np.array([0] * 8 + [1] * 2 + [2] * 5)
+    guesses = np.array([0] * 6 + [1] * 2 + [1, 0] + [2] * 4 + [0])
+    assert score(labels, 5.0 * np.eye(3)[guesses])["balanced_accuracy"] == pytest.approx((6 / 8 + 1 / 2 + 4 / 5) / 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_an_image_does_not_count():
+    labels, logits = predictions(300, 3)
+    more = np.concatenate([logits, np.full((300, 1), -50.0)], axis=1)
+    found, expected = score(labels, more), score(labels, logits)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_three_classes_are_scored_by_the_largest_logit():
     labels = np.array([0, 1, 2, 2])
     logits = np.float32([[2, 1, 0], [2, 1, 0], [0, 1, 2], [0, 1, 2]])

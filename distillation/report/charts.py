@@ -89,7 +89,7 @@ def cost(metrics: dict, export: dict) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     # The students cost the same: their intervals are drawn side by side.
     beside = {"teacher": 1, "student_scratch": 0.96, "student_distilled": 1.04}
-    for axes, key, label in zip(panels, ("parameters", "macs"), ("parameters", "MACs per picture"), strict=False):
+    for axes, key, label in zip(panels, ("parameters", "macs"), ("parameters", "MACs per image"), strict=False):
         for name, text in MODELS.items():
             accuracy, error = _accuracy(metrics[name])
             x = metrics[name][key] * beside[name]
@@ -108,7 +108,7 @@ def cost(metrics: dict, export: dict) -> Figure:
 
 @styled
 def reliability(rows: dict[str, list[dict]], metrics: dict) -> Figure:
-    """Accuracy against confidence, a panel per model; the area of a dot grows with its bin's share of pictures.
+    """Accuracy against confidence, a panel per model; the area of a dot grows with its bin's share of images.
 
     Args:
         rows: by model, the rows of `plots/reliability/*.json`.

@@ -2,15 +2,18 @@
 
 import base64
 import string
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
 from distillation.params import Params
-from distillation.report.statistics import MODELS
+from distillation.report.statistics import MODELS, confusions, hardest_classes
+from distillation.report.verdict import advantage, gain, verdict
 
 IN_BRIEF = ["test accuracy", "95 % interval", "ECE", "parameters", "MACs"]
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -44,6 +47,7 @@ def comparison(metrics: dict) -> pd.DataFrame:
         rows[text] = {
             "test accuracy": f"{100 * row['accuracy']:.1f} %",
             "95 % interval": f"{100 * row['accuracy_ci_low']:.1f} to {100 * row['accuracy_ci_high']:.1f} %",
+            "balanced accuracy": f"{100 * row['balanced_accuracy']:.1f} %",
             "ECE": f"{row['ece']:.3f}",
             "parameters": f"{row['parameters']:,}",
             "MACs": f"{row['macs'] / 1e6:,.1f} M",
@@ -67,22 +71,21 @@ def exported(export: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def gain(metrics: dict) -> str:
-    """One line: the gain, its interval and its p-value."""
-    row = metrics["distilled_minus_scratch"]
-    value, low, high = (f"{100 * row[key]:+.1f}" for key in ("accuracy", "ci_low", "ci_high"))
-    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.2g}"
-    return f"distilled minus scratch: {value} points (95 % interval {low} to {high}, {p})"
+def by_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """By heading, as text: the classes that a model recognises least, and its commonest mistakes.
 
-
-def verdict(metrics: dict) -> str:
-    """One sentence; clear is what both the interval and McNemar's test find clear."""
-    row = metrics["distilled_minus_scratch"]
-    if row["p_value"] < 0.05 and row["ci_low"] > 0:
-        return "Distillation helped: the gain exceeds what the choice of test images explains."
-    if row["p_value"] < 0.05 and row["ci_high"] < 0:
-        return "Distillation hurt: the loss exceeds what the choice of test images explains."
-    return "Undecided: these test images cannot tell the two students apart."
+    Of labels and predicted classes, both (n,) integer, and the names of the classes.
+    """
+    hardest, mistakes = hardest_classes(labels, predicted, classes), confusions(labels, predicted, classes)
+    shares = {"accuracy": "test accuracy", "share": "of the class"}
+    tables = {"Classes that the distilled student recognises least": hardest, "Its commonest mistakes": mistakes}
+    return {
+        heading: table.assign(**{name: (100 * table[name]).map("{:.0f} %".format) for name in shares if name in table})
+        .rename(columns=shares | {"taken_for": "most often taken for" if table is hardest else "taken for"})
+        .set_index("class")
+        for heading, table in tables.items()
+        if len(table)
+    }
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -91,13 +94,22 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def html(params: Params, metrics: dict, export: dict, data: str, drawn: dict[str, Figure], folder: Path) -> str:
+def html(
+    params: Params,
+    metrics: dict,
+    export: dict,
+    data: str,
+    classes: dict[str, pd.DataFrame],
+    drawn: dict[str, Figure],
+    folder: Path,
+) -> str:
     """The whole page, with its figures inside.
 
     Args:
         params: of the run.
         metrics, export: `metrics/evaluate.json`, `metrics/export.json`.
         data: one sentence about the data set.
+        classes: tables by heading, as `by_class` returns them.
         drawn: figures by name, in the order of the page.
         folder: where they are as PNG.
     """
@@ -116,11 +128,13 @@ def html(params: Params, metrics: dict, export: dict, data: str, drawn: dict[str
         data=_text(data),
         verdict=verdict(metrics),
         gain=_text(gain(metrics)).capitalize(),
+        advantage=_text(advantage(metrics)).capitalize(),
         accuracies=_text(accuracies),
         parameters=f"{ratio['parameters']:,.1f}",
         macs=f"{ratio['macs']:,.1f}",
         comparison=_table(table),
         exported=_table(exported(export)),
+        classes="".join(f"<h2>{heading}</h2>\n{_table(table)}\n" for heading, table in classes.items()),
         figures=figures,
         settings=escape(settings),
     )
@@ -132,4 +146,4 @@ def _text(text: str) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    return f'<div class="wide">{table.to_html(border=0)}</div>'
+    return f'<div class="wide">{table.rename_axis(None).to_html(border=0)}</div>'

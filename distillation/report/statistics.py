@@ -1,11 +1,13 @@
 """Statistics of predictions: accuracy with its interval, calibration, comparison of two models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import recall_score, roc_auc_score
 
 MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}  # and what they read as
 PREDICTIONS = Path("data/predictions.parquet")  # of all three, on the test split
@@ -16,24 +18,27 @@ ECE_BINS = 15
 
 
 def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Accuracy with its 95 % Wilson interval, NLL (nats), ECE and ROC AUC of one model, all 0..1 but the NLL.
+    """Scores of one model: accuracy with its 95 % Wilson interval, balanced accuracy, NLL (nats), ECE and ROC AUC.
+
+    All but the NLL are 0..1. Balanced accuracy is the mean over the classes of the share that is recognised, ROC AUC
+    the mean over the classes of one against the rest; classes without an image don't count.
 
     Args:
-        labels: (n,) integer class numbers, every class present.
+        labels: (n,) integer class numbers, at least two of the classes present.
         logits: (n, classes) float.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    correct = probabilities.argmax(axis=1) == labels
+    predicted, present = probabilities.argmax(axis=1), np.unique(labels)
+    correct = predicted == labels
     interval = stats.binomtest(int(correct.sum()), len(labels)).proportion_ci(CONFIDENCE, method="wilson")
-    # Macro one-vs-rest beyond two classes; of two classes, the second one's probability ranks.
-    scores = probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
     return {
         "accuracy": float(correct.mean()),
         "accuracy_ci_low": float(interval.low),
         "accuracy_ci_high": float(interval.high),
+        "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro")),
         "nll": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()),
         "ece": expected_calibration_error(labels, probabilities),
-        "roc_auc": float(roc_auc_score(labels, scores, multi_class="ovr", average="macro")),
+        "roc_auc": float(np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in present])),
     }
 
 
@@ -62,10 +67,10 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
 
 
 def accuracy_difference(correct: np.ndarray, baseline_correct: np.ndarray) -> dict[str, float]:
-    """How much more often one model is right than another on the same n pictures; both (n,) bool.
+    """How much more often one model is right than another on the same n images; both (n,) bool.
 
     Returns `accuracy` (difference, -1..1), `ci_low` and `ci_high` (95 %, paired percentile bootstrap)
-    and `p_value` (exact McNemar test: a sign test over the pictures on which just one is right).
+    and `p_value` (exact McNemar test: a sign test over the images on which just one is right).
     """
     difference = correct.astype(float) - baseline_correct.astype(float)
     interval = stats.bootstrap(
@@ -78,3 +83,48 @@ def accuracy_difference(correct: np.ndarray, baseline_correct: np.ndarray) -> di
         "ci_high": float(interval.high),
         "p_value": float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0,
     }
+
+
+def hardest_classes(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], count: int = 10) -> pd.DataFrame:
+    """The `count` classes that are recognised least, the worst first.
+
+    Of labels and predicted classes, both (n,) integer, and the names of the classes. Columns: `class`, `images`,
+    `accuracy` (share recognised, 0..1), and `taken_for`, the commonest mistake ("" where there is none).
+    """
+    table = pd.DataFrame({"label": labels, "right": predicted == labels})
+    table = table.groupby("label")["right"].agg(["size", "mean"]).sort_values(["mean", "size"], kind="stable")
+    mistakes = confusions(labels, predicted, classes, count=None).drop_duplicates("class").set_index("class")
+    names = [classes[label] for label in table.index]
+    return pd.DataFrame(
+        {
+            "class": names,
+            "images": table["size"].to_numpy(),
+            "accuracy": table["mean"].to_numpy(),
+            "taken_for": mistakes["taken_for"].reindex(names).fillna("").to_numpy(),
+        }
+    ).head(count)
+
+
+def confusions(
+    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], count: int | None = 10
+) -> pd.DataFrame:
+    """The `count` commonest mistakes (None: all), the commonest first.
+
+    Of labels and predicted classes, both (n,) integer. Columns: `class`, `taken_for`, `images`, and `share` (0..1) of
+    the class's images.
+    """
+    table = pd.DataFrame({"label": labels, "predicted": predicted})
+    of_class = table["label"].value_counts()
+    table = table[table["label"] != table["predicted"]].value_counts().rename("images").reset_index()
+    table = table.sort_values(["images", "label", "predicted"], ascending=[False, True, True]).head(
+        len(table) if count is None else count
+    )
+    names = np.array(classes, object)
+    return pd.DataFrame(
+        {
+            "class": names[table["label"].to_numpy(int)],
+            "taken_for": names[table["predicted"].to_numpy(int)],
+            "images": table["images"].to_numpy(),
+            "share": table["images"].to_numpy() / of_class.loc[table["label"]].to_numpy(),
+        }
+    )

@@ -1,4 +1,4 @@
-"""Pet Sketches: a TFDS data set of 5,000 cartoon cats and dogs, drawn here, never downloaded.
+"""Pet Sketches: a TFDS data set of 10,000 cartoon cats and dogs, drawn here, never downloaded.
 
 Each picture is a pure function of its number. `Traits` is all that depends on the label, and every
 trait overlaps: dogs may have slit pupils and cats may lack whiskers. Who knew all traits exactly
@@ -21,7 +21,7 @@ Point = tuple[float, float]
 Corners = np.ndarray | Sequence[Point]
 
 CLASSES = ("cat", "dog")
-PICTURES = 5_000
+PICTURES = 10_000
 SIZE = 96
 CANVAS = 3 * SIZE  # drawn large, then scaled down: Pillow's lines have hard edges
 JPEG_QUALITY = 90
