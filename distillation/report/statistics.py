@@ -31,6 +31,7 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     predicted, present = probabilities.argmax(axis=1), np.unique(labels)
     correct = predicted == labels
     interval = stats.binomtest(int(correct.sum()), len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    ranked = present[-1:] if probabilities.shape[1] == 2 else present  # of two, the other one's area is the same
     return {
         "accuracy": float(correct.mean()),
         "accuracy_ci_low": float(interval.low),
@@ -38,7 +39,7 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro")),
         "nll": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()),
         "ece": expected_calibration_error(labels, probabilities),
-        "roc_auc": float(np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in present])),
+        "roc_auc": float(np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in ranked])),
     }
 
 
