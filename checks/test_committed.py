@@ -22,7 +22,7 @@ from studies import summary
 
 RECORD = Path("results/cats_vs_dogs")
 PUBLISHED = ("metrics/", "plots/", "models/export")
-WITH_PICTURES = {"plots/report.html", "plots/figures"}
+WITH_IMAGES = {"plots/report.html", "plots/figures"}
 
 
 def out_of_step(repository: Clone) -> list[str]:
@@ -86,16 +86,16 @@ def test_record_is_what_its_lock_says() -> None:
     assert set(stages) == set(STAGES)
     for stage, content in stages.items():
         for out in content["outs"]:
-            if out["path"].startswith(PUBLISHED) and out["path"] not in WITH_PICTURES:
+            if out["path"].startswith(PUBLISHED) and out["path"] not in WITH_IMAGES:
                 published = RECORD / out["path"].removeprefix("models/")
                 assert digest(published) == out["md5"], f"{published} is not what {stage} wrote"
 
 
-def test_record_shows_no_picture_of_others() -> None:
+def test_record_shows_no_image_of_others() -> None:
     """Photographs are not ours to publish: neither those figures that show some, nor the report that holds these."""
     published = {path.stem for path in (RECORD / "plots/figures").iterdir()}
-    assert published <= page.CAPTIONS.keys() - report.PICTURES
-    html = (RECORD / "plots/report_without_pictures.html").read_text()
+    assert published <= page.CAPTIONS.keys() - report.GALLERIES
+    html = (RECORD / "plots/report_without_images.html").read_text()
     assert set(re.findall('<img [^>]*alt="(.+?)"', html)) == published
     assert html.count("data:image") == len(published)
     assert not Clone(ROOT).run("git", "ls-files", "--", "results/**/report.html").stdout

@@ -16,13 +16,13 @@ from distillation.data.views import augmented, plain
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing
 from distillation.params import Params
-from distillation.report import charts, page, pictures, style, verdict
+from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
-PUBLIC = Path("plots/report_without_pictures.html")  # the images of a data set may not be ours to publish
+PUBLIC = Path("plots/report_without_images.html")  # the images of a data set may not be ours to publish
 TERMINAL = 80  # columns
-PICTURES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
+GALLERIES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
 
 
 def main(params: Params) -> str:
@@ -30,7 +30,7 @@ def main(params: Params) -> str:
     metrics, export = read_json("metrics/evaluate.json"), read_json("metrics/export.json")
     train, test = Records("train", labeled_only=True), Records("test")
     logits = _logits(test)
-    drawn = _charts(metrics, export) | _pictures(params, train, test, logits)
+    drawn = _charts(metrics, export) | _galleries(params, train, test, logits)
     with replacing(FIGURES) as directory:
         directory.mkdir()
         for name, figure in drawn.items():
@@ -40,7 +40,7 @@ def main(params: Params) -> str:
     predicted = logits["student_distilled"].argmax(axis=1)
     classes = page.by_class(test.labels, predicted, names) if len(names) > 2 else {}
     _write(TABLE, page.markdown(table))
-    for path, left_out in ((REPORT, set()), (PUBLIC, PICTURES)):
+    for path, left_out in ((REPORT, set()), (PUBLIC, GALLERIES)):
         shown = {name: figure for name, figure in drawn.items() if name not in left_out}
         _write(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
     brief = table.drop(columns="ECE").to_string()
@@ -61,28 +61,28 @@ def _charts(metrics: dict, export: dict) -> dict[str, Figure]:
     }
 
 
-def _pictures(params: Params, train: Records, test: Records, logits: dict[str, np.ndarray]) -> dict[str, Figure]:
+def _galleries(params: Params, train: Records, test: Records, logits: dict[str, np.ndarray]) -> dict[str, Figure]:
     classes, labels = np.array(test.manifest.classes), test.labels
     probabilities = {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}
     labelled = pd.DataFrame({name: values[np.arange(len(test)), labels] for name, values in probabilities.items()})
-    differently, against = pictures.contested(labelled)
+    differently, against = galleries.contested(labelled)
     labelled["label"] = classes[labels]
     contested = {
         "The models disagree most": differently,
         "Of the others, the teacher believes the label least": against,
     }
-    sample = pictures.balanced(train.labels, 50)
-    kinds = pictures.by_difficulty(labels, logits["teacher"])
+    sample = galleries.balanced(train.labels, 50)
+    kinds = galleries.by_difficulty(labels, logits["teacher"])
     chosen = list(kinds)
     teacher_views, student_views = (_views(params, train, size.image_size) for size in (params.teacher, params.student))
     titles = ["plain", *(f"view {number}" for number in range(len(teacher_views) - 1))]
     return {
-        "montage": pictures.montage(_images(train, sample), classes[train.labels[sample]]),
-        "views": pictures.views(teacher_views, student_views, titles),
-        "disagreements": pictures.disagreements(
+        "montage": galleries.montage(_images(train, sample), classes[train.labels[sample]]),
+        "views": galleries.views(teacher_views, student_views, titles),
+        "disagreements": galleries.disagreements(
             {head: (_images(test, rows), labelled.iloc[rows]) for head, rows in contested.items() if len(rows)}
         ),
-        "soft_labels": pictures.soft_labels(
+        "soft_labels": galleries.soft_labels(
             _images(test, chosen), list(kinds.values()), logits["teacher"][chosen], labels[chosen], classes
         ),
     }

@@ -20,7 +20,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
-from distillation.report import charts, pictures, style
+from distillation.report import charts, galleries, style
 from distillation.report.statistics import MODELS
 
 IMAGES = np.stack([random_picture(np.random.default_rng(number), 16) for number in range(8)])
@@ -34,10 +34,10 @@ FIGURES = {
     "objective": lambda: charts.objective(histories_of_a_run()["student_distilled"]),
     "cost": lambda: charts.cost(metrics_of_a_run(), export_of_a_run()),
     "reliability": lambda: charts.reliability(reliability_of_a_run(), metrics_of_a_run()),
-    "montage": lambda: pictures.montage(IMAGES[:3], ["ant", "bee", "ant"], columns=2),
-    "views": lambda: pictures.views(IMAGES[:2], IMAGES[2:4, ::2, ::2], ["plain", "view 0"]),
-    "disagreements": lambda: pictures.disagreements(CONTESTED, columns=3),
-    "soft_labels": lambda: pictures.soft_labels(
+    "montage": lambda: galleries.montage(IMAGES[:3], ["ant", "bee", "ant"], columns=2),
+    "views": lambda: galleries.views(IMAGES[:2], IMAGES[2:4, ::2, ::2], ["plain", "view 0"]),
+    "disagreements": lambda: galleries.disagreements(CONTESTED, columns=3),
+    "soft_labels": lambda: galleries.soft_labels(
         IMAGES[:3], ["easy", "ambiguous", "hard"], LOGITS, np.array([0, 1, 6]), [*"abcdefg"]
     ),
 }
@@ -189,7 +189,7 @@ def test_reliability_shows_accuracy_against_confidence_in_dots_that_grow_with_th
 
 
 def test_montage_shows_each_image_under_its_name():
-    panels = pictures.montage(IMAGES[:3], ["ant", "long_name_with_words", "cow"], columns=2).axes
+    panels = galleries.montage(IMAGES[:3], ["ant", "long_name_with_words", "cow"], columns=2).axes
     assert len(panels) == 4
     assert [axes.get_title() for axes in panels] == ["ant", "long name with\nwords", "cow", ""]
     for axes, image in zip(panels[:3], IMAGES, strict=False):
@@ -199,7 +199,7 @@ def test_montage_shows_each_image_under_its_name():
 
 def test_views_stand_above_each_other_pixel_by_pixel():
     small = IMAGES[2:4, ::2, ::2]
-    panels = pictures.views(IMAGES[:2], small, ["plain", "view 0"]).axes
+    panels = galleries.views(IMAGES[:2], small, ["plain", "view 0"]).axes
     for axes, image in zip(panels, [*IMAGES[:2], *small], strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), image)
         assert axes.images[0].get_interpolation() == "nearest"
@@ -208,7 +208,7 @@ def test_views_stand_above_each_other_pixel_by_pixel():
 
 
 def test_disagreements_show_what_each_model_gives_to_the_label():
-    figure = pictures.disagreements(CONTESTED, columns=3)
+    figure = galleries.disagreements(CONTESTED, columns=3)
     (part,) = figure.subfigs
     images, charts_below = part.axes[:3], part.axes[3:]
     assert part.get_suptitle() == "Disputed"
@@ -225,16 +225,16 @@ def test_disagreements_show_what_each_model_gives_to_the_label():
 def test_soft_labels_are_those_of_the_temperatures_and_the_label_is_dark():
     labels = np.array([0, 1, 6])
     panels = FIGURES["soft_labels"]().axes
-    columns = 1 + len(pictures.TEMPERATURES)
+    columns = 1 + len(galleries.TEMPERATURES)
     assert [axes.get_title() for axes in panels[1:columns]] == ["T = 1", "T = 2", "T = 4", "T = 8"]
     for row, (kind, label) in enumerate(zip(("easy", "ambiguous", "hard"), labels, strict=True)):
         image, *of_temperatures = panels[row * columns : (row + 1) * columns]
         assert image.get_title() == f"{kind}: {'abcdefg'[label]}"
         np.testing.assert_array_equal(image.images[0].get_array(), IMAGES[row])
-        likeliest = sorted(np.argsort(-LOGITS[row])[: pictures.CLASSES_SHOWN])
+        likeliest = sorted(np.argsort(-LOGITS[row])[: galleries.CLASSES_SHOWN])
         names = [text.get_text() for text in of_temperatures[0].get_yticklabels()]
         assert names == ["abcdefg"[number] for number in likeliest]
-        for axes, temperature in zip(of_temperatures, pictures.TEMPERATURES, strict=True):
+        for axes, temperature in zip(of_temperatures, galleries.TEMPERATURES, strict=True):
             widths, colours = zip(*bars(axes), strict=True)
             assert widths == pytest.approx(softmax(LOGITS[row] / temperature)[likeliest].tolist())
             assert [colour == "#000000" for colour in colours] == [number == label for number in likeliest]

@@ -23,7 +23,7 @@ from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.files import read_json, write_json
 from distillation.params import Params
-from distillation.report import charts, page, pictures, style, verdict
+from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 from stages import report
 
@@ -112,7 +112,7 @@ def test_disagreements_are_those_of_models_first_and_then_of_the_teacher_with_th
             "student_distilled": [0.8, 0.99, 0.1, 0.5, 0.1, 0.8],
         }
     )
-    differently, against = pictures.contested(probabilities, count=2)
+    differently, against = galleries.contested(probabilities, count=2)
     assert differently.tolist() == [1, 4]
     assert against.tolist() == [2, 3]  # 4, which the teacher believes least, is shown already
 
@@ -121,14 +121,14 @@ def test_images_by_difficulty_are_easy_two_of_growing_doubt_and_hard():
     # The teacher gives these probabilities to class 0, by which 1 and 4 are labelled wrongly.
     chances = np.array([0.9, 0.97, 0.72, 0.999, 0.9999, 0.6])
     logits = np.log(np.stack([chances, 1 - chances], axis=1))
-    shown = pictures.by_difficulty(np.array([0, 1, 0, 0, 1, 0]), logits)
+    shown = galleries.by_difficulty(np.array([0, 1, 0, 0, 1, 0]), logits)
     assert list(shown.items()) == [(3, "easy"), (0, "ambiguous"), (2, "ambiguous"), (4, "hard")]
 
 
 def test_balanced_takes_the_classes_in_turn():
     labels = np.array([0, 0, 0, 1, 2, 1])
-    assert labels[pictures.balanced(labels, 5)].tolist() == [0, 1, 2, 0, 1]
-    assert sorted(pictures.balanced(labels, 99)) == list(range(6))
+    assert labels[galleries.balanced(labels, 5)].tolist() == [0, 1, 2, 0, 1]
+    assert sorted(galleries.balanced(labels, 99)) == list(range(6))
 
 
 def test_comparison_has_each_model_with_its_numbers():
@@ -208,7 +208,7 @@ def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(params: Params, finished: Records):
     line = report.main(params)
     assert page.CAPTIONS.keys() == {*CHARTS, *OF_IMAGES}
-    assert set(OF_IMAGES) == report.PICTURES
+    assert set(OF_IMAGES) == report.GALLERIES
     assert {path.stem for path in report.FIGURES.iterdir()} == {*CHARTS, *OF_IMAGES}
     for path, names in ((report.REPORT, CHARTS + OF_IMAGES), (report.PUBLIC, CHARTS)):
         text = path.read_text(encoding="utf-8")

@@ -132,7 +132,7 @@ def test_bootstrap_interval_agrees_with_the_normal_approximation_on_a_large_samp
 
 
 def test_difference_is_paired():
-    """Two models that differ on a few pictures only: the interval is far narrower than that of unpaired models."""
+    """Two models that differ on a few images only: the interval is far narrower than that of unpaired models."""
     found = accuracy_difference(*outcomes(700, 20, 10, 270))
     unpaired = 1.96 * math.sqrt(2 * 0.72 * 0.28 / 1000)
     assert found["ci_high"] - found["ci_low"] < 0.6 * 2 * unpaired

@@ -18,7 +18,7 @@ CLASSES_SHOWN = 5  # in `soft_labels`, the likeliest
 
 @styled
 def montage(images: np.ndarray, names: Sequence[str], columns: int = 10) -> Figure:
-    """Pictures (n, height, width, 3) uint8 under their class names, row by row."""
+    """Images (n, height, width, 3) uint8 under their class names, row by row."""
     rows = -(-len(images) // columns)
     figure = Figure((PAGE, 0.83 * rows))
     panels = figure.subplots(rows, columns, squeeze=False).flat
@@ -30,7 +30,7 @@ def montage(images: np.ndarray, names: Sequence[str], columns: int = 10) -> Figu
 
 @styled
 def views(teacher_views: np.ndarray, student_views: np.ndarray, titles: Sequence[str]) -> Figure:
-    """One picture as the teacher (above) and the student (below) see it, pixel by pixel.
+    """One image as the teacher (above) and the student (below) see it, pixel by pixel.
 
     Args:
         teacher_views, student_views: (views, size, size, 3) uint8, each in its own size.
@@ -49,10 +49,10 @@ def views(teacher_views: np.ndarray, student_views: np.ndarray, titles: Sequence
 
 @styled
 def disagreements(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], columns: int = 6) -> Figure:
-    """Pictures with the probability that each model gives to the labelled class.
+    """Images with the probability that each model gives to the labelled class.
 
     Args:
-        rows: by heading, at most `columns` pictures (n, height, width, 3) uint8 and a table of n rows:
+        rows: by heading, at most `columns` images (n, height, width, 3) uint8 and a table of n rows:
             `label` and, named as the models are, the probabilities (0..1).
     """
     figure = Figure((PAGE, 1.95 * len(rows)))
@@ -62,12 +62,12 @@ def disagreements(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], columns: int
         part.suptitle(heading, x=0.01, ha="left", fontsize=8, fontweight="bold")
         panels = part.subplots(2, columns, squeeze=False, height_ratios=(3, 1.1))
         for place in range(columns):
-            picture, bars = panels[:, place]
-            picture.axis("off")
+            panel, bars = panels[:, place]
+            panel.axis("off")
             if place < len(table):
                 row = table.iloc[place]
-                picture.imshow(images[place])
-                picture.set_title(f"label: {_short(row['label'])}", fontsize=7, pad=2)
+                panel.imshow(images[place])
+                panel.set_title(f"label: {_short(row['label'])}", fontsize=7, pad=2)
                 _bars(bars, [row[name] for name in MODELS], list(COLOURS.values()))
             else:
                 bars.axis("off")
@@ -79,21 +79,21 @@ def disagreements(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], columns: int
 def soft_labels(
     images: np.ndarray, kinds: Sequence[str], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> Figure:
-    """The teacher's probabilities, softened by growing temperatures, beside each picture.
+    """The teacher's probabilities, softened by growing temperatures, beside each image.
 
     Args:
         images: (n, height, width, 3) uint8.
-        kinds: of the pictures, as `by_difficulty` names them.
+        kinds: of the images, as `by_difficulty` names them.
         logits: the teacher's, (n, classes).
         labels: (n,) integer class numbers; their bars are dark.
         classes: names.
     """
     figure = Figure((PAGE, 1.25 * len(images) + 0.3))
     panels = figure.subplots(len(images), 1 + len(TEMPERATURES), squeeze=False)
-    for (picture, *charts), image, kind, row, label in zip(panels, images, kinds, logits, labels, strict=True):
-        picture.imshow(image)
-        picture.set_title(f"{kind}: {_short(classes[label])}", fontsize=7, pad=2)
-        picture.axis("off")
+    for (panel, *charts), image, kind, row, label in zip(panels, images, kinds, logits, labels, strict=True):
+        panel.imshow(image)
+        panel.set_title(f"{kind}: {_short(classes[label])}", fontsize=7, pad=2)
+        panel.axis("off")
         shown = np.sort(np.argsort(-row, kind="stable")[:CLASSES_SHOWN])
         for axes, temperature in zip(charts, TEMPERATURES, strict=True):
             _bars(axes, softmax(row / temperature)[shown], [COLOURS["teacher"] if c == label else GREY for c in shown])
@@ -104,17 +104,17 @@ def soft_labels(
 
 
 def balanced(labels: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of `count` pictures (fewer where there are fewer), taken from the classes in turn."""
+    """Numbers of `count` images (fewer where there are fewer), taken from the classes in turn."""
     turn = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     return np.lexsort((labels, turn))[:count]
 
 
 def contested(probabilities: pd.DataFrame, count: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the pictures that the models judge most differently, and of those whose label the teacher doubts.
+    """Numbers of the images that the models judge most differently, and of those whose label the teacher doubts.
 
     Args:
         probabilities: (n, models), what each gives to the labelled class.
-        count: pictures of either kind; fewer where n is smaller. None is in both.
+        count: images of either kind; fewer where n is smaller. None is in both.
     """
     table = probabilities.reset_index(drop=True)
     count = min(count, -(-len(table) // 2))
@@ -124,7 +124,7 @@ def contested(probabilities: pd.DataFrame, count: int = 6) -> tuple[np.ndarray, 
 
 
 def by_difficulty(labels: np.ndarray, logits: np.ndarray) -> dict[int, str]:
-    """What the teacher finds easy, ambiguous (two pictures) and hard, by number; fewer where n is below four.
+    """What the teacher finds easy, ambiguous (two images) and hard, by number; fewer where n is below four.
 
     Ambiguous is an answer about 0.9 and one about 0.7 sure: at an even chance T would change nothing.
     """
@@ -150,7 +150,7 @@ def _bars(axes: Axes, probabilities: Sequence[float], colours: Sequence[str]) ->
 
 
 def _short(name: str, width: int = 14, lines: int = 2) -> str:
-    """A class name in at most `lines` lines of `width` characters; by default it fits over a small picture."""
+    """A class name in at most `lines` lines of `width` characters; by default it fits over a small image."""
     return textwrap.fill(name.replace("_", " "), width, max_lines=lines, placeholder="…")
 
 
