@@ -118,13 +118,23 @@ def _write_records(images: int, size: int) -> None:
         file = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8)).save(file, "PNG")
         jpegs.append(square_jpeg(file.getvalue(), size))
-    splits = {
-        split: [
-            Example(image_id(f"{split} {number}".encode()), number % len(CLASSES), "", jpegs[number % IMAGES])
-            for number in range(count)
-        ]
-        for split, count in (("train", images), ("validation", IMAGES), ("test", IMAGES))
-    }
-    counts = {name: class_counts(split, CLASSES) for name, split in splits.items()}
-    near, source = {"validation": 0, "test": 0}, {"name": "random", "version": "1"}
-    write_records(RECORDS, splits, Manifest(CLASSES, counts, counts["train"], near, size, source, 0, 0))
+    sizes = {"train": images, "validation": IMAGES, "test": IMAGES}
+    counts = {split: class_counts(np.arange(count) % len(CLASSES), CLASSES) for split, count in sizes.items()}
+    manifest = Manifest(
+        CLASSES,
+        counts,
+        labeled=counts["train"],
+        near_duplicates={"validation": 0, "test": 0},
+        image_size=size,
+        source={"name": "random", "version": "1"},
+        duplicates_dropped=0,
+        conflicting_duplicates_dropped=0,
+        official_splits={},
+        overlapping_dropped={"train": 0, "validation": 0},
+    )
+    examples = (
+        (split, Example(image_id(f"{split} {number}".encode()), number % len(CLASSES), "", jpegs[number % IMAGES]))
+        for split, count in sizes.items()
+        for number in range(count)
+    )
+    write_records(RECORDS, examples, manifest)

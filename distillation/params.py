@@ -46,12 +46,15 @@ class Data(_Section):
 
     name: Annotated[str, Field(min_length=1)] = "pet_sketches"
     folder: Annotated[str, Field(min_length=1)] = "data/images"
+    class_names: Annotated[str, Field(min_length=1)] = "data/class_names.txt"
     max_images: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     image_size: Pixels = 96
+    splits: Literal["official", "anew"] = "official"
     validation_fraction: OpenFraction = 0.1
     test_fraction: OpenFraction = 0.2
     labeled_fraction: Annotated[Real, Field(gt=0, le=1)] = 1
     seed: Seed = 0
+    fold: Seed = 0
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Data":

@@ -9,10 +9,9 @@ import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the
 
 # isort: split
 from clone import TINY, Clone, copy_of_the_product, draw_folder
-from helpers import random_examples, write
+from helpers import random_examples, split_examples, write
 
 from distillation.data.records import Records
-from distillation.data.splits import stratified_split
 from distillation.params import Params
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
@@ -32,7 +31,7 @@ def params() -> Params:
 def records_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 random images of three classes: 24 to train on, 6 for validation, 6 for the test."""
     directory = tmp_path_factory.mktemp("data") / "records"
-    splits = stratified_split(random_examples(36, len(CLASSES), IMAGE_SIZE), CLASSES, 0.2, 0.2, seed=0)
+    splits = split_examples(random_examples(36, len(CLASSES), IMAGE_SIZE), CLASSES, 0.2, 0.2, seed=0)
     write(directory, splits, CLASSES, IMAGE_SIZE)
     return directory
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from distillation.data.records import Manifest, write_records
-from distillation.data.splits import Example, class_counts, hide_labels, image_id
+from distillation.data.splits import SPLITS, Example, hide_labels, image_id, stratified_split
 from distillation.files import write_json
 from distillation.report.statistics import MODELS
 
@@ -85,6 +87,48 @@ def bare_examples(count: int, classes: int, seed: int = 0) -> list[Example]:
     ]
 
 
+def columns(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """The arrays that the functions of `distillation.data.splits` take."""
+    return {
+        "ids": np.array([int(example.id, 16) for example in examples], np.uint64),
+        "labels": np.array([example.label for example in examples], np.int32),
+        "splits": np.array([example.split for example in examples], np.int8),
+    }
+
+
+def split_examples(
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    **options: object,
+) -> dict[str, list[Example]]:
+    """The examples of each split, in id order."""
+    found = stratified_split(
+        **columns(examples),
+        classes=classes,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        **options,
+    )
+    ordered = sorted(zip(found, examples, strict=True), key=lambda pair: pair[1].id)
+    return {name: [one for part, one in ordered if part == number] for number, name in enumerate(SPLITS)}
+
+
+def labels_hidden(examples: Sequence[Example], labeled_fraction: float, seed: int = 0) -> list[Example]:
+    """The examples, of which that share of each class keeps its label."""
+    arrays = columns(examples)
+    labels = hide_labels(arrays["ids"], arrays["labels"], labeled_fraction, seed).tolist()
+    return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)]
+
+
+def counted(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
+    """How many examples there are of each class."""
+    return {name: sum(example.label == label for example in examples) for label, name in enumerate(classes)}
+
+
 def write(
     directory: Path,
     splits: dict[str, list[Example]],
@@ -93,12 +137,20 @@ def write(
     labeled_fraction: float = 1,
 ) -> None:
     """Write records, hiding labels of the training split, with a manifest that says what they hold."""
-    counts = {name: class_counts(examples, classes) for name, examples in splits.items()}
-    train = hide_labels(splits["train"], labeled_fraction, seed=0)
-    near = {"validation": 0, "test": 0}
-    source = {"name": "test", "version": "1"}
-    manifest = Manifest(classes, counts, class_counts(train, classes), near, image_size, source, 0, 0)
-    write_records(directory, splits | {"train": train}, manifest)
+    hidden = splits | {"train": labels_hidden(splits["train"], labeled_fraction)}
+    manifest = Manifest(
+        classes,
+        counts={name: counted(examples, classes) for name, examples in splits.items()},
+        labeled=counted(hidden["train"], classes),
+        near_duplicates={"validation": 0, "test": 0},
+        image_size=image_size,
+        source={"name": "test", "version": "1"},
+        duplicates_dropped=0,
+        conflicting_duplicates_dropped=0,
+        official_splits={},
+        overlapping_dropped={"train": 0, "validation": 0},
+    )
+    write_records(directory, ((name, one) for name, examples in hidden.items() for one in examples), manifest)
 
 
 def metrics_of_a_run() -> dict:

@@ -23,7 +23,7 @@ from distillation.inference import answers
 from distillation.networks.network import save_network
 from distillation.networks.teachers import build_teacher
 from distillation.params import Data, Params
-from distillation.sources.open import Source
+from distillation.sources.open import Picture, Source
 from stages import cache_teacher_logits, distill, prepare, report
 
 
@@ -130,8 +130,8 @@ def test_pictures_of_one_pixel_will_do(photos: Params):
 def test_label_out_of_range_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch, label: int):
     @contextmanager
     def source(data: Data) -> Iterator[Source]:
-        pictures = [(jpeg(number), number % 2, f"good {number}") for number in range(10)]
-        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, (jpeg(10), label, "bad 10")]))
+        pictures = [Picture(jpeg(number), number % 2, f"good {number}") for number in range(10)]
+        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, Picture(jpeg(10), label, "bad 10")]))
 
     monkeypatch.setattr(prepare, "open_source", source)
     before = contents(Path("data"))

@@ -17,12 +17,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from helpers import changed, encoded, needs_photographs, random_examples, random_picture, smooth_picture, write
+from helpers import (
+    changed,
+    encoded,
+    needs_photographs,
+    random_examples,
+    random_picture,
+    smooth_picture,
+    split_examples,
+    write,
+)
 from PIL import Image
 
 from distillation import predict as serving
 from distillation.data.records import Records
-from distillation.data.splits import Example, drop_duplicates, image_id, stratified_split
+from distillation.data.splits import Example, image_id
 from distillation.data.views import CENTRE, plain
 from distillation.errors import InputError
 from distillation.inference.forward import forward_pass, plain_images, predict, to_litert
@@ -409,14 +418,10 @@ def tested_photographs() -> list[Example]:
     """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
     data = recorded()
     with open_source(data) as source:
-        pictures = [Example(image_id(content), label, name, content) for content, label, name in source.pictures]
-    splits = stratified_split(
-        drop_duplicates(pictures)[0],
-        source.classes,
-        data.validation_fraction,
-        data.test_fraction,
-        data.seed,
-        data.max_images,
+        pictures = {image_id(content): (content, label, name) for content, label, name, _ in source.pictures}
+        examples = [Example(name, label, place, content) for name, (content, label, place) in pictures.items()]
+    splits = split_examples(
+        examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, max_images=data.max_images
     )
     return splits["test"][:1000]
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_examples, write
+from helpers import labels_hidden, random_examples, split_examples, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from distillation.data import records
 from distillation.data.records import Records, decode, read_manifest
-from distillation.data.splits import UNLABELED, Example, hide_labels, stratified_split
+from distillation.data.splits import UNLABELED, Example
 from distillation.errors import InputError
 
 CLASSES = ["ant", "bee", "cow"]
 
 
-def split(examples: list[Example], seed: int = 0, **options: object) -> dict[str, list[Example]]:
-    return stratified_split(examples, CLASSES, 0.1, 0.2, seed, **options)
+def split(examples: list[Example]) -> dict[str, list[Example]]:
+    return split_examples(examples, CLASSES)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_labeled_records_leave_out_what_is_unlabeled(tmp_path: Path, monkeypatch
     monkeypatch.setattr(records, "SHARD_IMAGES", 5)
     splits = split(random_examples(60, 3))
     write(tmp_path / "records", splits, CLASSES, labeled_fraction=0.3)
-    hidden = hide_labels(splits["train"], 0.3, seed=0)
+    hidden = labels_hidden(splits["train"], 0.3)
     labeled = [example for example in hidden if example.label != UNLABELED]
     assert 3 <= len(labeled) < len(splits["train"])
     read = Records("train", labeled_only=True, directory=tmp_path / "records")

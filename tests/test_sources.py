@@ -46,7 +46,9 @@ def test_folder_gives_sorted_classes_and_all_their_files(data: Data, tmp_path: P
     with open_source(chosen) as source:
         assert (source.name, source.classes, source.count) == ("folder", ["bee", "cat", "dog"], 4)
         expected = [("bee/deep/er/d.png", 0), ("cat/c.jpg", 1), ("dog/a.jpg", 2), ("dog/b.jpg", 2)]
-        assert list(source.pictures) == [(name.encode(), label, name) for name, label in expected]
+        found = sorted(source.pictures, key=lambda picture: picture.source)
+        assert found == [(name.encode(), label, name, "train") for name, label in expected]
+        assert source.splits == {}
 
 
 def test_hidden_files_and_folders_are_skipped(data: Data, tmp_path: Path):
@@ -55,7 +57,7 @@ def test_hidden_files_and_folders_are_skipped(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert source.classes == ["cat", "dog"]
         assert source.count == 2
-        assert [name for _, _, name in source.pictures] == ["cat/a.jpg", "dog/b.jpg"]
+        assert sorted(picture.source for picture in source.pictures) == ["cat/a.jpg", "dog/b.jpg"]
 
 
 def test_missing_folder_is_named(data: Data, tmp_path: Path):
@@ -130,7 +132,7 @@ def test_drawn_data_set_is_drawn_anew(data: Data, monkeypatch: pytest.MonkeyPatc
     with open_source(data) as source:
         assert (source.name, source.version) == ("pet_sketches", str(PetSketches.VERSION))
         assert (source.classes, source.count) == (["cat", "dog"], 3)
-        found = {name: (content, label) for content, label, name in source.pictures}
+        found = {name: (content, label) for content, label, name, _ in source.pictures}
     assert sorted(found) == [f"pet_sketches/{PetSketches.VERSION}#{number}" for number in range(3)]
     assert sorted(found.values()) == sorted((jpeg(number), number % 2) for number in range(3))
 

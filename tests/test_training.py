@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from helpers import changed, random_examples, write
+from helpers import changed, random_examples, split_examples, write
 from keras import layers
 from scipy.special import log_softmax
 
 from distillation import cpu, resume
 from distillation.data.records import Records
-from distillation.data.splits import UNLABELED, stratified_split
+from distillation.data.splits import UNLABELED
 from distillation.errors import InputError
 from distillation.files import read_json
 from distillation.inference.answers import Answers, write_parts
@@ -257,7 +257,7 @@ def test_students_with_and_without_a_teacher_see_the_same(
 
 
 def test_few_labeled_images_fill_the_batches_with_further_views(views: Views, student: Student, tmp_path: Path):
-    splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
+    splits = split_examples(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
     write(tmp_path / "records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.3)
     labeled = Records("train", labeled_only=True, directory=tmp_path / "records")
     assert len(labeled) == 6 < BATCH
@@ -681,7 +681,7 @@ def test_equal_networks_give_equal_files(workplace: Path, student: Student):
 @pytest.fixture
 def half_labeled(workplace: Path, params: Params, student: Student, views: Views) -> Params:
     """The workplace of the stages that train students: records whose labels are hidden but for half of them."""
-    splits = stratified_split(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
+    splits = split_examples(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
     write(workplace / "data/records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.5)
     budget = changed(params.budget, shown=STEPS * BATCH, answered=VIEWS * 24)
     return params.model_copy(update={"student": student, "views": views, "budget": budget})

@@ -1,6 +1,7 @@
 """Images as TFRecord shards: written and read."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class Manifest:
 
     `counts` is images by split and class name, `labeled` the training images whose label is not hidden;
     `near_duplicates` is how many images of a split resemble one of the training split (see `resembling`).
+    `official_splits` gives the source's names of the splits that were taken as they are; `overlapping_dropped` is how
+    many images were in one of them, or resembled one that was, and so lost their place in a lower one, by the latter.
     """
 
     classes: list[str]
@@ -31,6 +34,8 @@ class Manifest:
     source: dict[str, str]
     duplicates_dropped: int
     conflicting_duplicates_dropped: int
+    official_splits: dict[str, str]
+    overlapping_dropped: dict[str, int]
 
     def size(self, split: str) -> int:
         """Number of images in a split."""
@@ -46,16 +51,26 @@ def read_manifest(directory: str | Path = RECORDS) -> Manifest:
         raise InputError(f"{path} is not a manifest of this version: run `dvc repro`") from None
 
 
-def write_records(directory: Path, splits: dict[str, list[Example]], manifest: Manifest) -> None:
-    """Write every split as shards of at most `SHARD_IMAGES` pictures, and the manifest."""
-    directory.mkdir(parents=True)
-    for name, examples in splits.items():
-        shards = math.ceil(len(examples) / SHARD_IMAGES)
-        for shard in range(shards):
-            path = directory / f"{name}-{shard:05d}-of-{shards:05d}.tfrecord"
-            with tf.io.TFRecordWriter(str(path)) as writer:
-                for example in examples[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]:
-                    writer.write(_serialise(example))
+def write_records(directory: Path, examples: Iterable[tuple[str, Example]], manifest: Manifest) -> None:
+    """Write `examples`, each with the name of its split, as shards of at most `SHARD_IMAGES`, and the manifest.
+
+    They keep their order, and are as many as the manifest says.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    written: dict[str, int] = dict.fromkeys(manifest.counts, 0)
+    writers: dict[str, tf.io.TFRecordWriter] = {}
+    for split, example in examples:
+        shard, place = divmod(written[split], SHARD_IMAGES)
+        if place == 0:
+            if shard:
+                writers[split].close()
+            shards = math.ceil(manifest.size(split) / SHARD_IMAGES)
+            path = directory / f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+            writers[split] = tf.io.TFRecordWriter(str(path))
+        writers[split].write(_serialise(example))
+        written[split] += 1
+    for writer in writers.values():
+        writer.close()
     write_json(directory / "manifest.json", vars(manifest))
 
 

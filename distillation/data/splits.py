@@ -1,17 +1,24 @@
-"""Which image goes where: duplicates, the split into training, validation and test, hidden labels."""
+"""Which image goes where: copies, the split into training, validation and test, hidden labels.
+
+Functions take parallel arrays of what is known of the images, a few bytes for each, however many there are: `ids` (n,)
+uint64, `labels` (n,) int32, `splits` (n,) int8, `hashes` (n,) uint64. A split is a number: where one official split
+holds a copy of an image of another, the image stays in the one of the higher number.
+"""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from distillation.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-NEAR_BITS = 4  # of the 64 of a perceptual hash
+TRAIN, VALIDATION, TEST = range(3)
+LEFT_OUT = -1  # of all splits
 UNLABELED = -1
+NEAR_BITS = 4  # of the 64 of a perceptual hash
 ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million images has odds of 3 in 100 million
 
 
@@ -19,13 +26,14 @@ ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million image
 class Example:
     """One picture; `id` is a digest of its source bytes, so it does not depend on where the picture lay.
 
-    A training picture's `label` may be `UNLABELED`.
+    A training picture's `label` may be `UNLABELED`. `split` is the official one, where its source has such.
     """
 
     id: str
     label: int
     source: str
     jpeg: bytes
+    split: int = TRAIN
 
 
 def image_id(encoded: bytes) -> str:
@@ -33,77 +41,151 @@ def image_id(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
 
 
-def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, int]:
-    """Keep one of each set of equal pictures, and none where the copies carry different labels.
+def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict[str, np.ndarray]:
+    """Which images must go, of those that are equal byte by byte; each goes for one reason.
 
-    Returns the kept examples in id order, how many copies were dropped, and how many pictures were
-    dropped because their labels contradict each other.
+    A copy of an image of another official split costs the lower one. Of equal training images the first stays, and
+    none where their labels contradict each other. Official validation and test images stay as they are otherwise: what
+    others publish counts their copies too.
+
+    Args:
+        ids, labels, splits: in the order of ids, then splits, then labels.
+
+    Returns:
+        (n,) bool by reason: `overlapping`, `conflicting`, `duplicates`.
     """
-    by_id: dict[str, list[Example]] = {}
-    for example in examples:
-        by_id.setdefault(example.id, []).append(example)
-    kept, duplicates, conflicting = [], 0, 0
-    for _, copies in sorted(by_id.items()):
-        if len({copy.label for copy in copies}) > 1:
-            conflicting += len(copies)
-        else:
-            kept.append(min(copies, key=lambda copy: copy.source))
-            duplicates += len(copies) - 1
-    return kept, duplicates, conflicting
+    first = np.ones(len(ids), bool)
+    first[1:] = ids[1:] != ids[:-1]
+    starts = np.flatnonzero(first)
+    copies = np.diff(starts, append=len(ids))
+    lower = splits < np.repeat(np.maximum.reduceat(splits, starts), copies)
+    contradicting = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+    training = (splits == TRAIN) & ~lower
+    conflicting = training & np.repeat(contradicting, copies)
+    duplicates = training & ~conflicting & ~first
+    return {"overlapping": lower, "conflicting": conflicting, "duplicates": duplicates}
+
+
+def overlapping(hashes: np.ndarray, splits: np.ndarray, stays: np.ndarray) -> np.ndarray:
+    """Which of the images that stay, (n,) bool, resemble one of a higher official split (see `resembling`): (n,) bool.
+
+    One that does costs no other image its place.
+    """
+    found = np.zeros(len(hashes), bool)
+    for split in (VALIDATION, TRAIN):
+        lower, higher = stays & (splits == split), stays & ~found & (splits > split)
+        found[lower] = resembling(hashes[lower], hashes[higher])
+    return found
 
 
 def stratified_split(
-    examples: Sequence[Example],
+    ids: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
     classes: Sequence[str],
     validation_fraction: float,
     test_fraction: float,
     seed: int,
+    fold: int = 0,
     max_images: int | None = None,
-) -> dict[str, list[Example]]:
-    """Split by rank of sha256(seed, id) within each class: the order of `examples` does not matter.
+) -> np.ndarray:
+    """The split of each image, or `LEFT_OUT`: (n,) int8. The order of the images does not matter.
 
-    With `max_images`, that many are taken first, in the classes' proportions (but three each), by the same rank.
-    Every split comes back in id order and holds at least one picture of every class; `InputError` where a
-    class has too few for that.
+    Official validation and test images stay where they are. What is missing of these two is taken from the training
+    images of each class, by rank of sha256(seed, id): test first, then validation. Fold f begins f times as many images
+    further on, so folds have disjoint tests (or, where the test is official, disjoint validations), until the class is
+    used up and they begin anew.
+
+    With `max_images`, that many are taken first, in the proportions of classes and splits (but enough for one in each),
+    by the same rank. Raises `InputError` where a class lacks images for one in each split.
     """
-    share = 1 if max_images is None else min(1, max_images / max(1, len(examples)))
-    splits: dict[str, list[Example]] = {name: [] for name in SPLITS}
+    ranks = _ranks(ids, seed)
+    share = 1 if max_images is None else min(1, max_images / max(1, len(ids)))
+    missing = [split for split in (TEST, VALIDATION) if not (splits == split).any()]
+    fractions, least = {TEST: test_fraction, VALIDATION: validation_fraction}, 1 + len(missing)
+    placed, problems = np.full(len(ids), LEFT_OUT, np.int8), []
     for label, name in enumerate(classes):
-        of_class = _ranked((example for example in examples if example.label == label), seed)
-        of_class = of_class[: max(3, round(len(of_class) * share))]
-        count = len(of_class)
-        if count < len(SPLITS):
-            raise InputError(f"class {name} has {count} different images; it should have at least {len(SPLITS)}")
-        test = min(max(1, round(count * test_fraction)), count - 2)
-        validation = min(max(1, round(count * validation_fraction)), count - test - 1)
-        splits["test"] += of_class[:test]
-        splits["validation"] += of_class[test : test + validation]
-        splits["train"] += of_class[test + validation :]
-    return {name: sorted(split, key=lambda example: example.id) for name, split in splits.items()}
+        of_class = np.flatnonzero(labels == label)
+        of_class = of_class[np.argsort(ranks[of_class], kind="stable")]
+        for split in {VALIDATION, TEST} - set(missing):
+            official = of_class[splits[of_class] == split]
+            placed[official[: max(1, round(len(official) * share))]] = split
+            if not len(official):
+                problems.append(f"class {name} has no image in the official {SPLITS[split]} split")
+        pool = of_class[splits[of_class] == TRAIN]
+        pool = pool[: max(least, round(len(pool) * share))]
+        if len(pool) < least:
+            use = "" if len(missing) == 2 else " to train on"
+            problems.append(f"class {name} has {len(pool)} different images{use}; it should have at least {least}")
+            continue
+        placed[pool] = TRAIN
+        left = len(pool)
+        for number, split in enumerate(missing):
+            others = len(missing) - number - 1
+            size = min(max(1, round(len(pool) * fractions[split])), left - others - 1)
+            if number == 0:
+                pool = np.roll(pool, -fold * size)
+            placed[pool[len(pool) - left :][:size]] = split
+            left -= size
+    if problems:
+        more = f"; {len(problems) - 1} more of this kind" if len(problems) > 1 else ""
+        advice = "" if len(missing) == 2 else ", or set data.splits to anew"
+        raise InputError(f"{problems[0]}{more}{advice}")
+    return placed
 
 
-def hide_labels(examples: Sequence[Example], labeled_fraction: float, seed: int) -> list[Example]:
-    """Leave that share of each class its label, one picture at least; all others become `UNLABELED`.
+def hide_labels(ids: np.ndarray, labels: np.ndarray, labeled_fraction: float, seed: int) -> np.ndarray:
+    """The labels, of which each class keeps that share, one at least; all others become `UNLABELED`.
 
-    The order stays. By rank, as in the split: what a smaller share keeps, a larger one keeps too.
+    By rank, as in the split: what a smaller share keeps, a larger one keeps too.
     """
-    kept: set[str] = set()
-    for label in {example.label for example in examples}:
-        of_class = _ranked((example for example in examples if example.label == label), seed)
-        kept.update(example.id for example in of_class[: max(1, round(len(of_class) * labeled_fraction))])
-    return [example if example.id in kept else replace(example, label=UNLABELED) for example in examples]
+    if labeled_fraction == 1:
+        return labels
+    ranks, hidden = _ranks(ids, seed), np.full_like(labels, UNLABELED)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        of_class = of_class[np.argsort(ranks[of_class], kind="stable")]
+        hidden[of_class[: max(1, round(len(of_class) * labeled_fraction))]] = label
+    return hidden
 
 
-def resembling(hashes: np.ndarray, reference: np.ndarray) -> int:
-    """How many of `hashes` (n,) uint64 differ from one of `reference` (m,) uint64 in at most `NEAR_BITS` bits."""
-    return sum(bool((np.bitwise_count(reference ^ value) <= NEAR_BITS).any()) for value in hashes)
+def resembling(hashes: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Which of `hashes` (n,) uint64 differ from one of `reference` (m,) uint64 in at most `NEAR_BITS` bits: (n,) bool.
+
+    Of `NEAR_BITS` + 2 groups of bits, at least two are then equal: only hashes that share two groups are compared, in
+    time that grows little faster than n + m (Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling",
+    2007, section 3).
+    """
+    found, reference = np.zeros(len(hashes), bool), np.unique(reference)
+    for one, other in itertools.combinations(_BIT_GROUPS, 2):
+        mask = one | other
+        ordered = reference[np.argsort(reference & mask)]
+        keys = ordered & mask
+        for start in range(0, len(hashes), _AT_A_TIME):  # which bounds the memory
+            block = slice(start, start + _AT_A_TIME)
+            values, hit = hashes[block], found[block]
+            place, end = (np.searchsorted(keys, values & mask, side) for side in ("left", "right"))
+            waiting = np.flatnonzero(~hit & (place < end))
+            while len(waiting):
+                differing = np.bitwise_count(values[waiting] ^ ordered[place[waiting]])
+                hit[waiting] = differing <= NEAR_BITS
+                place[waiting] += 1
+                waiting = waiting[~hit[waiting] & (place[waiting] < end[waiting])]
+    return found
 
 
-def class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
-    """Number of examples by class name, zeros included."""
-    found = Counter(example.label for example in examples)
-    return {name: found[label] for label, name in enumerate(classes)}
+_AT_A_TIME = 2**16
+_EDGES = np.linspace(0, 64, NEAR_BITS + 3).round().astype(int)
+_BIT_GROUPS = [np.uint64((1 << int(end)) - (1 << int(start))) for start, end in itertools.pairwise(_EDGES)]
 
 
-def _ranked(examples: Iterable[Example], seed: int) -> list[Example]:
-    return sorted(examples, key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).digest())
+def class_counts(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Number of labels by class name, zeros included; `UNLABELED` ones don't count."""
+    counts = np.bincount(labels[labels != UNLABELED], minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
+
+
+def _ranks(ids: np.ndarray, seed: int) -> np.ndarray:
+    """A number (n,) uint64 for each image, as if drawn at random from `seed`: the start of the SHA-256 of both."""
+    digests = (hashlib.sha256(f"{seed} {number:0{ID_LENGTH}x}".encode()).digest() for number in map(int, ids))
+    return np.fromiter((int.from_bytes(digest[:8]) for digest in digests), np.uint64, len(ids))

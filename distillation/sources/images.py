@@ -1,5 +1,6 @@
 """Any picture that people have, as square RGB."""
 
+import hashlib
 import io
 from pathlib import Path
 from typing import BinaryIO
@@ -44,8 +45,11 @@ def perceptual_hash(encoded: bytes) -> int:
 
     Each tells whether one of the 64 lowest spatial frequencies of the grey picture exceeds their median
     (pHash: Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
+    A picture of one colour has none of these, and bits of its own: it resembles nothing but its copies.
     """
     grey = np.asarray(read_rgb(encoded).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float32)
+    if np.ptp(grey) <= 1:
+        return int.from_bytes(hashlib.sha256(encoded).digest()[:8])
     low = dctn(grey)[:8, :8].ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 

@@ -1,40 +1,64 @@
 """Where labelled pictures come from: the drawn data set, a TFDS data set, or a folder of images."""
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from distillation.errors import InputError, reason
 from distillation.params import Data
+
+# What data sets call their splits. Others, such as `extra`, are no official ones.
+_MEANING = {
+    name: split
+    for split, names in {
+        "train": ("train", "training"),
+        "validation": ("validation", "valid", "val", "dev"),
+        "test": ("test", "testing"),
+    }.items()
+    for name in names
+}
+
+
+class Picture(NamedTuple):
+    """Encoded image bytes, a label in 0..classes-1, a name that finds the picture again, and its official split."""
+
+    encoded: bytes
+    label: int
+    source: str
+    split: str = "train"
 
 
 @dataclass(frozen=True)
 class Source:
     """Labelled pictures, and what the manifest says of where they are from.
 
-    `pictures` yields (encoded image bytes, label in 0..len(classes)-1, a name that finds the picture again).
+    `splits` has the source's own name of each official split. It is empty where all pictures are to be split anew; all
+    are training pictures then.
     """
 
     name: str
     version: str
     classes: list[str]
     count: int
-    pictures: Iterator[tuple[bytes, int, str]]
+    pictures: Iterator[Picture]
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
 def open_source(data: Data) -> Iterator[Source]:
     """Open the data set that `data.name` asks for: `pet_sketches`, `folder`, or any name TFDS knows."""
     if data.name == "folder":
-        yield _folder(Path(data.folder))
+        yield _folder(Path(data.folder), data.splits)
     elif data.name == "pet_sketches":
         from distillation.sources.pet_sketches import PetSketches
 
         # TFDS takes up a version that was prepared before: a fresh place makes edits of the drawing code count.
         with tempfile.TemporaryDirectory() as directory:
-            yield _tfds(PetSketches(data_dir=directory))
+            yield _tfds(PetSketches(data_dir=directory), data.splits)
     else:
         import tensorflow_datasets as tfds
 
@@ -47,38 +71,95 @@ def open_source(data: Data) -> Iterator[Source]:
             ) from None
         except Exception as error:  # a builder may raise anything, say for a version that does not exist
             raise InputError(f"data.name = {data.name!r}: {reason(error)}") from None
-        yield _tfds(builder)
+        yield _tfds(builder, data.splits)
 
 
-def _folder(folder: Path) -> Source:
+def official_splits(names: Collection[str], where: str) -> dict[str, str]:
+    """Which of `names` are official splits: the names of `train`, `test` and, where there is one, `validation`.
+
+    Where but one is held out from training, it is the test, whatever its name: it is what others publish results on.
+    Where none is, there are no official splits. Raises `InputError`, which says `where`, if they make no sense.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        if split := _MEANING.get(name.lower()):
+            if split in found:
+                raise InputError(f"{where} has two {split} splits, {found[split]} and {name}; it should have one")
+            found[split] = name
+    held_out = found.keys() - {"train"}
+    if not held_out or len(names) == 1:
+        return {}
+    if "train" not in found:
+        known = " and ".join(sorted(found.values()))
+        raise InputError(f"{where} has {known}, but no split to train on; add one, or set data.splits to anew")
+    if held_out == {"validation"}:
+        found["test"] = found.pop("validation")
+    return found
+
+
+def _folder(folder: Path, splitting: str) -> Source:
+    """A folder of one folder of images per class, or of one per official split with these inside."""
     if not folder.is_dir():
         raise InputError(f"data.folder = {str(folder)!r} is no folder; it should hold one folder of images per class")
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    inside, splits = _folders(folder), {}
+    meant = {name: _MEANING[name.lower()] for name in inside if name.lower() in _MEANING}
+    if "train" in meant.values() or len(meant) == len(inside):  # a class may be called `test`
+        splits = official_splits(inside, f"data.folder = {str(folder)!r}")
+    parts = {folder / name: split for split, name in splits.items()} or {folder: "train"}
+    for name in inside:
+        if splits and name not in meant:
+            raise InputError(f"{folder / name} is no split, but stands beside {' and '.join(meant)}; move it elsewhere")
+    by_part = {part: _folders(part) for part in parts}
+    classes = sorted({name for part, split in parts.items() if split == "train" for name in by_part[part]})
+    if splits and splitting == "anew":
+        classes = sorted({name for names in by_part.values() for name in names})
+        parts, splits = dict.fromkeys(parts, "train"), {}
     if len(classes) < 2:
+        (where,) = [part for part, split in parts.items() if split == "train"][:1]
+        where = f"data.folder = {str(folder)!r}" if where == folder else where
         raise InputError(
-            f"data.folder = {str(folder)!r} holds {len(classes)} class folders; it should hold at least two, "
-            "one per class, with the images inside"
+            f"{where} holds {len(classes)} class folders; it should hold at least two, one per class, with the images "
+            "inside"
         )
-    files = []
-    for label, name in enumerate(classes):
-        of_class = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
-        if not of_class:
-            raise InputError(f"the class folder {folder / name} holds no images")
-        files += [(path, label) for path in of_class]
-    for path, _ in files:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"the file name {str(path)!a} is not UTF-8; rename it") from None
-    pictures = ((path.read_bytes(), label, path.relative_to(folder).as_posix()) for path, label in files)
-    return Source("folder", "", classes, len(files), pictures)
+    for part, names in by_part.items():
+        for name in names:
+            if name not in classes:
+                raise InputError(f"{part / name} is of a class that {folder / splits['train']} lacks; add it there")
+            if next(_files(part / name), None) is None:
+                raise InputError(f"the class folder {part / name} holds no images")
+
+    def pictures() -> Iterator[Picture]:
+        for part, names in by_part.items():
+            for name in names:
+                for path in _files(part / name):
+                    source = path.relative_to(folder).as_posix()
+                    yield Picture(path.read_bytes(), classes.index(name), source, parts[part])
+
+    count = sum(1 for part, names in by_part.items() for name in names for _ in _files(part / name))
+    return Source("folder", "", classes, count, pictures(), splits)
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _folders(folder: Path) -> list[str]:
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _tfds(builder) -> Source:
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file in `folder` and below, but hidden ones, in no order: a sorted list of a million takes memory."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(Path(entry.path))
+            elif entry.is_file():
+                try:
+                    entry.path.encode()
+                except UnicodeEncodeError:
+                    raise InputError(f"the file name {entry.path!a} is not UTF-8; rename it") from None
+                yield Path(entry.path)
+
+
+def _tfds(builder, splitting: str) -> Source:
     import tensorflow_datasets as tfds
 
     features, full_name = builder.info.features, builder.info.full_name
@@ -90,22 +171,36 @@ def _tfds(builder) -> Source:
         and isinstance(features[keys[1]], tfds.features.ClassLabel)
     ):
         raise InputError(f"data.name = {builder.name!r} is not an image-classification data set")
+
+    def read(split: str):
+        return builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()})
+
     try:
         builder.download_and_prepare()
-        pictures = builder.as_dataset(split="all", decoders={keys[0]: tfds.decode.SkipDecoding()})
+        first = {name: next(iter(read(f"{name}[:1]")), {keys[1]: -1}) for name in builder.info.splits}
+        labeled = [name for name, picture in first.items() if picture[keys[1]] >= 0]  # -1: a test without its answers
+        splits = official_splits(labeled, f"data.name = {builder.name!r}") if splitting == "official" else {}
+        parts = {name: read(name) for name in splits.values()} or {"": read("all")}
+    except InputError:
+        raise
     except Exception as error:  # network, disk and checksum failures of whatever kind
         raise InputError(
             f"{builder.name} can be neither read from {builder.data_dir} nor downloaded: {reason(error)}"
         ) from None
+    meant = {name: split for split, name in splits.items()}
 
-    def numbered() -> Iterator[tuple[bytes, int, str]]:
-        iterator = pictures.as_numpy_iterator()
-        for number in range(len(pictures)):
-            try:
-                picture = next(iterator)
-            except Exception as error:  # a truncated or corrupt file of the prepared data set
-                raise InputError(f"{builder.data_dir}, picture {number}: {reason(error)}") from None
-            yield picture[keys[0]], int(picture[keys[1]]), f"{full_name}#{number}"
+    def pictures() -> Iterator[Picture]:
+        for name, part in parts.items():
+            iterator = part.as_numpy_iterator()
+            for number in range(len(part)):
+                place = f"{name}-{number}" if name else f"{number}"
+                try:
+                    picture = next(iterator)
+                except Exception as error:  # a truncated or corrupt file of the prepared data set
+                    raise InputError(f"{builder.data_dir}, picture {place}: {reason(error)}") from None
+                split = meant.get(name, "train")
+                yield Picture(picture[keys[0]], int(picture[keys[1]]), f"{full_name}#{place}", split)
 
     name = full_name.removesuffix(f"/{builder.version}")  # with the configuration, where there is one
-    return Source(name, str(builder.version), features[keys[1]].names, len(pictures), numbered())
+    count = sum(len(part) for part in parts.values())
+    return Source(name, str(builder.version), features[keys[1]].names, count, pictures(), splits)
