@@ -53,7 +53,7 @@ def test_lock_is_in_step_with_code_and_params() -> None:
 def test_what_is_out_of_step_is_named(tmp_path: Path) -> None:
     repository = Clone(tmp_path / "repository")
     copy_of_the_product(repository)
-    for name in ("dvc.lock", "metrics", "plots", "params.yaml", "data/images"):
+    for name in ("dvc.lock", "metrics", "plots", "params.yaml", "data/images", "data/class_names.txt"):
         source, target = ROOT / name, repository.path / name
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)

@@ -129,6 +129,7 @@ def copy_of_the_product(clone: Clone) -> None:
     clone.write_params({})
     (clone.path / "data/images").mkdir(parents=True)
     (clone.path / "data/images/README.md").write_text("Own images may stand here.\n")
+    (clone.path / "data/class_names.txt").touch()
     clone.run("git", "init", "-qb", "main")
     clone.run("git", "config", "user.name", "t")
     clone.run("git", "config", "user.email", "t@example.org")

@@ -22,9 +22,15 @@ Section = TypeVar("Section", bound=BaseModel)
 # Tests download nothing: those on photographs run where TFDS and Keras have what they need already.
 _TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 _KERAS = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-needs_photographs = pytest.mark.skipif(
-    not (_TFDS / "cats_vs_dogs").is_dir(), reason=f"needs cats_vs_dogs, as TFDS prepares it, in {_TFDS} (TFDS_DATA_DIR)"
-)
+
+
+def _needs_data_set(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (_TFDS / name).is_dir(), reason=f"needs {name}, as TFDS prepares it, in {_TFDS} (TFDS_DATA_DIR)"
+    )
+
+
+needs_photographs, needs_imagenette = _needs_data_set("cats_vs_dogs"), _needs_data_set("imagenette/160px-v2")
 
 
 def _needs_imagenet(width: str) -> pytest.MarkDecorator:

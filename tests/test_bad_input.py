@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import Payload, changed, encoded, random_picture, write_numbers_of_a_run
+from helpers import Payload, changed, encoded, random_picture, smooth_picture, write_numbers_of_a_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -59,6 +59,8 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """Parameters of a folder of two classes that has been prepared in the current directory."""
     monkeypatch.chdir(tmp_path)
     fill(Path("photos"), PICTURES)
+    Path("data").mkdir()
+    Path("data/class_names.txt").touch()
     data = changed(params.data, name="folder", folder="photos", image_size=32)
     chosen = params.model_copy(update={"data": data})
     prepare.main(chosen)
@@ -93,6 +95,43 @@ def test_folder_that_cannot_be_used_is_named(photos: Params, pictures: dict[str,
     fill(Path("photos"), pictures)
     assert words in complaint(prepare, photos)
     assert contents(Path("data")) == before
+
+
+def test_official_test_is_never_reduced_and_what_overlaps_with_it_costs_training(photos: Params):
+    pictures = {f"train/{name}": content for name, content in PICTURES.items()}
+    pictures |= {f"test/{name}/{n}.jpg": jpeg(50 + 10 * label + n) for label, name in enumerate("ab") for n in range(2)}
+    pictures["train/b/4.jpg"] = encoded(smooth_picture(0), "JPEG", quality=95)
+    pictures["test/b/smaller.jpg"] = encoded(smooth_picture(0).resize((64, 64)), "JPEG", quality=80)
+    pictures |= {"test/a/same.jpg": jpeg(3), "test/b/same.jpg": jpeg(3)}  # as train/a/3.jpg
+    fill(Path("photos"), pictures)
+    prepare.main(photos)
+    test, train, validation = (Records(name) for name in ("test", "train", "validation"))
+    assert sorted(test.sources) == sorted(name for name in pictures if name.startswith("test/"))
+    left = {*train.sources, *validation.sources}
+    assert left == {f"train/{name}" for name in PICTURES} - {"train/a/3.jpg", "train/b/4.jpg"}
+    assert len(validation) == 2
+    assert test.manifest.overlapping_dropped == {"train": 2, "validation": 0}
+    assert test.manifest.official_splits == {"train": "train", "test": "test"}
+
+
+def test_names_of_classes_are_those_of_the_file(photos: Params):
+    Path("data/class_names.txt").write_text("b badger\na ant bear\n")
+    prepare.main(photos)
+    assert Records("train").manifest.classes == ["ant bear", "badger"]
+    assert Records("train").manifest.counts["test"] == {"ant bear": 1, "badger": 1}
+
+
+@pytest.mark.parametrize("count", [3, 150])
+def test_few_images_in_all_are_enough(photos: Params, count: int):
+    fill(
+        Path("photos"),
+        {f"{name}/{n}.jpg": jpeg(1000 * label + n) for label, name in enumerate("ab") for n in range(count)},
+    )
+    prepare.main(photos)
+    assert [len(Records(name)) for name in ("train", "validation", "test")] == {
+        3: [2, 2, 2],
+        150: [210, 30, 60],
+    }[count]
 
 
 # Of these two sizes, the one is re-encoded and the other taken as it is.

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import changed
+import tensorflow_datasets as tfds
+from helpers import changed, needs_imagenette
 from scipy.stats import binomtest, norm
 
 from distillation.errors import InputError
 from distillation.params import Data
 from distillation.sources import pet_sketches
+from distillation.sources.class_names import read_class_names
 from distillation.sources.images import read_rgb
-from distillation.sources.open import open_source
+from distillation.sources.open import _tfds, official_splits, open_source
 from distillation.sources.pet_sketches import CLASSES, PetSketches, Traits, draw, jpeg
 
 
@@ -77,6 +79,184 @@ def test_folder_with_fewer_than_two_classes_is_refused(data: Data, tmp_path: Pat
 @pytest.mark.parametrize("members", [[], [".hidden"]])
 def test_class_without_images_is_named(data: Data, tmp_path: Path, members: list[str]):
     assert str(tmp_path / "dog") in refusal(folder(data, tmp_path, cat=["a.jpg"], dog=members))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train"], {}),
+        (["all"], {}),
+        (["test"], {}),
+        (["train", "extra"], {}),
+        (["train", "test"], {"train": "train", "test": "test"}),
+        (["train", "validation"], {"train": "train", "test": "validation"}),
+        (["Training", "val"], {"train": "Training", "test": "val"}),
+        (["train", "val", "test"], {"train": "train", "validation": "val", "test": "test"}),
+        (["train", "dev", "testing", "extra"], {"train": "train", "validation": "dev", "test": "testing"}),
+    ],
+)
+def test_official_splits_are_known_by_their_names(names: list[str], expected: dict[str, str]):
+    assert official_splits(names, "it") == expected
+
+
+def test_official_splits_that_make_no_sense_are_named():
+    with pytest.raises(InputError, match=r"it has test and val, but no split to train on; .*anew"):
+        official_splits(["val", "test"], "it")
+    with pytest.raises(InputError, match="it has two validation splits, val and valid"):
+        official_splits(["train", "valid", "val"], "it")
+
+
+def by_split(data: Data, directory: Path, **files: list[str]) -> Data:
+    """Parameters of a folder of official splits; its files by split, each named by class and file."""
+    for split, members in files.items():
+        for member in members:
+            folder(data, directory / split, **{str(Path(member).parent): [Path(member).name]})
+    return changed(data, name="folder", folder=str(directory))
+
+
+TRAINING = ["cat/1.jpg", "cat/2.jpg", "dog/3.jpg"]
+
+
+def test_folder_of_splits_keeps_them(data: Data, tmp_path: Path):
+    chosen = by_split(data, tmp_path, train=TRAINING, val=["cat/4.jpg", "dog/5.jpg"], Test=["cat/6.jpg", "dog/7.jpg"])
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.md").write_text("no split")
+    with open_source(chosen) as source:
+        assert (source.classes, source.count) == (["cat", "dog"], 7)
+        assert source.splits == {"train": "train", "validation": "val", "test": "Test"}
+        found = {picture.source: (picture.label, picture.split) for picture in source.pictures}
+    assert found == {
+        "train/cat/1.jpg": (0, "train"),
+        "train/cat/2.jpg": (0, "train"),
+        "train/dog/3.jpg": (1, "train"),
+        "val/cat/4.jpg": (0, "validation"),
+        "val/dog/5.jpg": (1, "validation"),
+        "Test/cat/6.jpg": (0, "test"),
+        "Test/dog/7.jpg": (1, "test"),
+    }
+
+
+def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: Data, tmp_path: Path):
+    chosen = by_split(data, tmp_path, train=TRAINING, test=["cat/6.jpg", "eel/7.jpg"])
+    with open_source(changed(chosen, splits="anew")) as source:
+        assert (source.classes, source.count, source.splits) == (["cat", "dog", "eel"], 5, {})
+        found = {picture.source: (picture.label, picture.split) for picture in source.pictures}
+    assert found["test/eel/7.jpg"] == (2, "train")
+    assert len(found) == 5
+
+
+def test_only_part_that_is_held_out_is_the_test(data: Data, tmp_path: Path):
+    with open_source(by_split(data, tmp_path, train=TRAINING, val=["cat/4.jpg", "dog/5.jpg"])) as source:
+        assert source.splits == {"train": "train", "test": "val"}
+        assert {picture.split for picture in source.pictures} == {"train", "test"}
+
+
+@pytest.mark.parametrize("classes", [["train", "tram"], ["test", "quiz"]])
+def test_class_may_be_called_as_a_split_is(data: Data, tmp_path: Path, classes: list[str]):
+    with open_source(folder(data, tmp_path, **{name: ["a.jpg"] for name in classes})) as source:
+        assert (source.classes, source.splits) == (sorted(classes), {})
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"train": TRAINING, "test": ["cat/4.jpg", "emu/5.jpg"]}, "test/emu is of a class that "),
+        ({"train": ["1.jpg"], "test": ["2.jpg"]}, "train holds 0 class folders"),
+        ({"train": ["cat/1.jpg"], "test": ["cat/2.jpg"]}, "train holds 1 class folders"),
+        ({"train": TRAINING, "test": ["cat/.hidden", "dog/1.jpg"]}, "test/cat holds no images"),
+        ({"train": TRAINING, "test": TRAINING, "old": TRAINING}, "old is no split, but stands beside test and train"),
+        ({"train": TRAINING, "val": TRAINING, "valid": TRAINING}, "two validation splits, val and valid"),
+        ({"val": TRAINING, "test": TRAINING}, "no split to train on"),
+    ],
+)
+def test_folder_of_splits_that_makes_no_sense_is_named(data: Data, tmp_path: Path, files: dict, words: str):
+    assert words in refusal(by_split(data, tmp_path, **files))
+
+
+class TwoSplits(tfds.core.GeneratorBasedBuilder):
+    """A data set of TFDS with a test without labels, and one more split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: object) -> dict:
+        return {
+            "train": self._some(0, 6),
+            "validation": self._some(6, 4),
+            "test": self._some(10, 3, -1),
+            "extra": self._some(20, 2),
+        }
+
+    def _some(self, first: int, count: int, label: int | None = None):
+        for number in range(first, first + count):
+            yield number, {"image": jpeg(number), "label": number % 2 if label is None else label}
+
+    _generate_examples = _some
+
+
+def test_tfds_splits_are_known_and_a_test_without_labels_is_none(tmp_path: Path):
+    source = _tfds(TwoSplits(data_dir=tmp_path), "official")
+    assert (source.count, source.splits) == (10, {"train": "train", "test": "validation"})
+    found = {picture.source: picture for picture in source.pictures}
+    assert {name for name, picture in found.items() if picture.split == "test"} == {
+        f"two_splits/1.0.0#validation-{number}" for number in range(4)
+    }
+    train = [picture for picture in found.values() if picture.split == "train"]
+    assert sorted(picture.encoded for picture in train) == sorted(map(jpeg, range(6)))
+
+
+@needs_imagenette
+def test_configuration_and_version_may_be_named(data: Data):
+    for name in ("imagenette/160px-v2", "imagenette/160px-v2:1.0.0", "imagenette/160px-v2:1.*.*"):
+        with open_source(changed(data, name=name)) as source:
+            assert (source.name, source.version) == ("imagenette/160px-v2", "1.0.0")
+            assert (source.count, source.splits) == (9469 + 3925, {"train": "train", "test": "validation"})
+
+
+NAMED = "# ours\n\nn1 tench # a fish\n n3\tFrench horn\nn2 gas pump\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# nothing\n\n", ["n1", "n2", "n3"]),
+        (NAMED, ["tench", "gas pump", "French horn"]),
+        ("\ufefftench\r\ngas pump\r\nFrench horn", ["tench", "gas pump", "French horn"]),
+        ("n1\nn2\nn3", ["n1", "n2", "n3"]),
+    ],
+)
+def test_class_names_come_from_a_file(tmp_path: Path, content: str, expected: list[str]):
+    (tmp_path / "names.txt").write_text(content, encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt", ["n1", "n2", "n3"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (NAMED + "n4 emu", "begins with n4, which is no class"),
+        (NAMED.replace("n3\t", ""), "begins with French, which is no class"),
+        (NAMED.replace("gas pump", ""), "one line for class n2, and a name in it"),
+        (NAMED + "n1 trench", "one line for class n1"),
+        ("n1 tench", "no line for class n2"),
+        (NAMED.replace("gas pump", "tench"), "the name tench twice"),
+        ("tench\ngas pump", "has 2 names; it should have one for each of the 3 classes"),
+        ("a\nb\na", "the name a twice"),
+        (b"\xff\xfe", "cannot be read"),
+        (None, "is no file"),
+    ],
+)
+def test_class_names_that_make_no_sense_are_named(tmp_path: Path, content: str | bytes | None, words: str):
+    path = tmp_path / "names.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        read_class_names(path, ["n1", "n2", "n3"])
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["no_such_data_set", "cats_vs_dog", "../cats", "cats vs dogs", "cats_vs_dogs:9.9.9"])
