@@ -112,6 +112,7 @@ class Teacher(Training):
     image_size: Pixels = 64
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 8
+    answers: Literal["float32", "int8"] = "float32"
     batch_size: Count = 32
     learning_rate: Positive = 0.012
     weight_decay: NonNegative = 0.01

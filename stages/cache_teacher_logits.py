@@ -3,18 +3,21 @@
 import itertools
 import shutil
 
+import tensorflow as tf
+
 from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
-from distillation.inference.forward import forward_pass, predictions, view_images
+from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
 from distillation.networks.network import load_network
 from distillation.params import Params
 from distillation.resume import unfinished
 
 STAGE = "cache_teacher_logits"
 PCA_BATCHES = 32  # of images, whose features the principal components are found from
+INT8_BATCHES = 4  # of images, which tell the ranges of int8
 
 
 def main(params: Params) -> str:
@@ -32,7 +35,11 @@ def main(params: Params) -> str:
     folder = unfinished(STAGE)
     done = next(number for number in itertools.count() if not part_path(folder, number).exists())
     if done * PART < views * len(records):
-        forward, images = forward_pass(teacher), view_images(records, size, params.views, views, first=done * PART)
+        if params.teacher.answers == "int8":
+            forward = forward_pass(to_litert(teacher, in_int8(sample.take(INT8_BATCHES), tf.float32)))
+        else:
+            forward = forward_pass(teacher)
+        images = view_images(records, size, params.views, views, first=done * PART)
         note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}")
         label = f"{STAGE}: {views} views of {len(records):,} images"
         write_parts(folder, done, predictions(forward, images, label))

@@ -15,7 +15,7 @@ from distillation.data.records import Records
 from distillation.data.views import CENTRE
 from distillation.files import replacing, write_json
 from distillation.inference.compact import compact
-from distillation.inference.forward import forward_pass, plain_images, predict, to_litert
+from distillation.inference.forward import forward_pass, in_int8, plain_images, predict, to_litert
 from distillation.networks.network import load_network, macs
 from distillation.params import Params
 
@@ -97,23 +97,12 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
 def variants(training_images: tf.data.Dataset) -> dict[str, Callable[[tf.lite.TFLiteConverter], None]]:
     """What each variant asks of its converter."""
 
-    def representative():
-        for batch in training_images.take(REPRESENTATIVE_BATCHES):
-            for image in batch.numpy():
-                image[0, :2] = [[0], [255]]  # the range of the input, whatever the pictures hold: the card promises it
-                yield [image[None]]
-
     def float16(converter: tf.lite.TFLiteConverter) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
 
-    def int8(converter: tf.lite.TFLiteConverter) -> None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.uint8
-
+    # The card promises uint8, 0..255, at both ends of the int8 file.
+    int8 = in_int8(training_images.take(REPRESENTATIVE_BATCHES), tf.uint8)
     return {"float32": lambda converter: None, "float16": float16, "int8": int8}
 
 

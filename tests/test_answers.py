@@ -362,6 +362,24 @@ def test_of_a_teacher_without_maps_there_are_logits_alone(workplace: Path, small
     assert Answers(VIEWS, IMAGES).shapes == {"logits": (3,)}
 
 
+def test_answers_in_int8_are_near_those_in_float32_and_the_same_every_time(workplace: Path, small: Params):
+    """Each output has 255 levels, and the ranges come from the same images: the error is a few per cent."""
+    cache_teacher_logits.main(small)
+    exact = {path.name: [] for path in ANSWERS.glob("part-00000/*.npy")}
+    for path in sorted(ANSWERS.glob("part-*/*.npy")):
+        exact[path.name].append(np.load(path))
+    in_int8 = small.model_copy(update={"teacher": changed(small.teacher, answers="int8")})
+    cache_teacher_logits.main(in_int8)
+    before = contents(ANSWERS)
+    for name, arrays in exact.items():
+        found = np.concatenate([np.load(path) for path in sorted(ANSWERS.glob(f"part-*/{name}"))]).astype(float)
+        expected = np.concatenate(arrays).astype(float)
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98, name
+        assert not np.array_equal(found, expected), name
+    cache_teacher_logits.main(in_int8)
+    assert contents(ANSWERS) == before
+
+
 def principal_components(maps: np.ndarray, channels: int) -> np.ndarray:
     """(places, channels) of `maps` (images, height, width, channels), scaled together to unit mean square."""
     places = maps.reshape(-1, maps.shape[-1]).astype(np.float64)

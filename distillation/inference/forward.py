@@ -100,6 +100,29 @@ def to_litert(
             return converter.convert()
 
 
+def in_int8(images: tf.data.Dataset, ends: tf.DType) -> Callable[[tf.lite.TFLiteConverter], None]:
+    """For `to_litert`: weights and activations in int8, of which `images` tell the ranges (Jacob et al., 2018).
+
+    Args:
+        images: batches of images, float32 0..255; a few hundred will do.
+        ends: type of input and outputs, float32 or uint8.
+    """
+
+    def representative() -> Iterator[list[np.ndarray]]:
+        for batch in images:
+            for image in batch.numpy():
+                image[0, :2] = [[0], [255]]  # the range of the input, whatever the images hold
+                yield [image[None]]
+
+    def configure(converter: tf.lite.TFLiteConverter) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = ends
+
+    return configure
+
+
 def _frozen(network: keras.Model) -> Network:
     """`network` in LiteRT, for one image at a time: in batches XNNPACK takes as long for each.
 
