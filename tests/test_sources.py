@@ -300,21 +300,23 @@ def test_cats_are_even_and_dogs_odd(monkeypatch: pytest.MonkeyPatch):
 def test_data_set_labels_its_pictures_by_parity(tmp_path: Path):
     builder = PetSketches(data_dir=tmp_path)
     assert builder.info.features["label"].names == ["cat", "dog"]
-    assert pet_sketches.PICTURES == 5000
-    for number, (key, example) in enumerate(itertools.islice(builder._generate_examples(), 4)):
+    assert (pet_sketches.TRAIN, pet_sketches.TEST) == (4000, 6000)
+    for number, (key, example) in enumerate(builder._generate_examples(range(4))):
         assert key == number
         assert builder.info.features["label"].int2str(example["label"]) == ("cat", "dog")[number % 2]
         assert example["image"] == jpeg(number)
 
 
 def test_drawn_data_set_is_drawn_anew(data: Data, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pet_sketches, "PICTURES", 3)
+    monkeypatch.setattr(pet_sketches, "TRAIN", 3)
+    monkeypatch.setattr(pet_sketches, "TEST", 2)
     with open_source(data) as source:
         assert (source.name, source.version) == ("pet_sketches", str(PetSketches.VERSION))
-        assert (source.classes, source.count) == (["cat", "dog"], 3)
-        found = {name: (content, label) for content, label, name, _ in source.pictures}
-    assert sorted(found) == [f"pet_sketches/{PetSketches.VERSION}#{number}" for number in range(3)]
-    assert sorted(found.values()) == sorted((jpeg(number), number % 2) for number in range(3))
+        assert (source.classes, source.count) == (["cat", "dog"], 5)
+        found = list(source.pictures)
+    for split, numbers in (("train", range(3)), ("test", range(3, 5))):
+        drawn = sorted((content, label) for content, label, _, of in found if of == split)
+        assert drawn == sorted((jpeg(number), number % 2) for number in numbers)
 
 
 @pytest.fixture(scope="module")
