@@ -111,7 +111,6 @@ class Teacher(Training):
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
     image_size: Pixels = 64
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 8
     answers: Literal["float32", "int8"] = "float32"
     batch_size: Count = 32
     learning_rate: Positive = 0.012
@@ -169,6 +168,7 @@ MOVED = {
     "views.colour": ("views.augment.colour", _AS_IT_IS),
     "views.count": ("budget.answered", _TIMES_IMAGES),
     "teacher.views": ("budget.teacher", "set that to this plus one, times the number of training images"),
+    "teacher.epochs": ("budget.teacher", "a head is solved on so many views, without epochs, so delete this"),
     "student.epochs": ("budget.shown", _TIMES_IMAGES),
     "student.warmup_epochs": ("student.warmup", "set that to its share of the epochs"),
     "distill.feature_weight": ("distill.weights.features", _AS_IT_IS),

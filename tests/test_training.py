@@ -25,12 +25,12 @@ from distillation.inference.forward import BATCH as ANSWERED_AT_A_TIME
 from distillation.inference.forward import plain_images, view_images
 from distillation.networks.network import MAPS, load_network
 from distillation.networks.students import build_student, with_projections
-from distillation.params import Params, Student, Views
+from distillation.params import Params, Student, Training, Views
 from distillation.training import batches as batching
 from distillation.training import checkpoint
 from distillation.training import fit as fitting
 from distillation.training import student as students
-from distillation.training.batches import Stream, array_stream, plain_batches, view_stream
+from distillation.training.batches import Stream, plain_batches, view_stream
 from distillation.training.checkpoint import Checkpoint, discard
 from distillation.training.fit import fit, publish, set_seed
 from distillation.training.muon import Muon
@@ -123,6 +123,20 @@ def linear(features: int = 4, classes: int = CLASSES) -> keras.Model:
     """A network whose answers NumPy can give too."""
     source = keras.Input((features,), name="features")
     return keras.Model(source, {"logits": layers.Dense(classes)(source)})
+
+
+def array_stream(arrays: dict[str, np.ndarray], training: Training) -> Stream:
+    """Training batches of arrays, each (n, ...), in the order in which images are shown."""
+    rows = tf.data.Dataset.from_tensor_slices(arrays)
+
+    def of_pass(number: tf.Tensor) -> tf.data.Dataset:
+        return batching._shuffled(rows, len(rows), training.seed, number)
+
+    def from_step(step: int) -> tf.data.Dataset:
+        passes = batching._passes(of_pass, len(rows), step * training.batch_size)
+        return passes.batch(training.batch_size, drop_remainder=True)
+
+    return from_step
 
 
 def telling_answers(directory: Path, images: int, views: int = VIEWS) -> Answers:
@@ -309,22 +323,6 @@ def test_stream_from_a_step_is_the_undisturbed_one_without_its_first_batches(
         monkeypatch.setattr(batching, "IN_MEMORY", 0)
     streams = [view_stream(records, SIZE, views, VIEWS, student, answers, ["logits", *MAPS]) for _ in range(2)]
     assert_same_batches(taken(streams[0], STEPS - step, step), taken(streams[1], STEPS)[step:])
-
-
-def test_stream_of_arrays_shows_every_row_once_a_pass(student: Student):
-    rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 3, 50)
-    stream = array_stream({"features": features, "label": labels, "number": np.arange(50)}, student)
-    batches = taken(stream, 30)
-    assert {len(batch["label"]) for batch in batches} == {BATCH}
-    numbers = joined(batches, "number")
-    assert np.array_equal(joined(batches, "features"), features[numbers])
-    assert np.array_equal(joined(batches, "label"), labels[numbers])
-    orders = [tuple(numbers[start : start + 50]) for start in range(0, 200, 50)]
-    assert all(sorted(order) == [*range(50)] for order in orders)
-    assert len(set(orders)) == 4
-    for step in (1, 7, 8, 29):
-        assert_same_batches(taken(stream, 30 - step, step), batches[step:])
 
 
 def test_order_depends_on_seed_and_pass_alone(student: Student):

@@ -71,19 +71,6 @@ def view_stream(
     return from_step
 
 
-def array_stream(arrays: dict[str, tf.Tensor], training: Training) -> Stream:
-    """Training batches of arrays that are in memory, each (n, ...), by the same names."""
-    rows = tf.data.Dataset.from_tensor_slices(arrays)
-
-    def from_step(step: int) -> tf.data.Dataset:
-        passes = _passes(
-            lambda number: _shuffled(rows, len(rows), training.seed, number), len(rows), step * training.batch_size
-        )
-        return passes.batch(training.batch_size, drop_remainder=True)
-
-    return from_step
-
-
 def plain_batches(records: Records, image_size: int, batch_size: int) -> tf.data.Dataset:
     """The plain view `image` and the `label` of every image, in id order."""
     return records.batches(batch_size).map(
