@@ -124,13 +124,14 @@ def _write_records(images: int, size: int) -> None:
         CLASSES,
         counts,
         labeled=counts["train"],
+        unlabeled=0,
         near_duplicates={"validation": 0, "test": 0},
         image_size=size,
         source={"name": "random", "version": "1"},
         duplicates_dropped=0,
         conflicting_duplicates_dropped=0,
         official_splits={},
-        overlapping_dropped={"train": 0, "validation": 0},
+        overlapping_dropped={"unlabeled": 0, "train": 0, "validation": 0},
     )
     examples = (
         (split, Example(image_id(f"{split} {number}".encode()), number % len(CLASSES), "", jpegs[number % IMAGES]))

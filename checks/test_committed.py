@@ -21,6 +21,7 @@ from stages import report
 from studies import summary
 
 RECORD = Path("results/cats_vs_dogs")
+PLACEHOLDERS = ("data/images", "data/class_names.txt", "data/unlabeled")
 PUBLISHED = ("metrics/", "plots/", "models/export")
 WITH_IMAGES = {"plots/report.html", "plots/figures"}
 
@@ -53,7 +54,7 @@ def test_lock_is_in_step_with_code_and_params() -> None:
 def test_what_is_out_of_step_is_named(tmp_path: Path) -> None:
     repository = Clone(tmp_path / "repository")
     copy_of_the_product(repository)
-    for name in ("dvc.lock", "metrics", "plots", "params.yaml", "data/images", "data/class_names.txt"):
+    for name in ("dvc.lock", "metrics", "plots", "params.yaml", *PLACEHOLDERS):
         source, target = ROOT / name, repository.path / name
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)

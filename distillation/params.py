@@ -47,6 +47,7 @@ class Data(_Section):
     name: Annotated[str, Field(min_length=1)] = "pet_sketches"
     folder: Annotated[str, Field(min_length=1)] = "data/images"
     class_names: Annotated[str, Field(min_length=1)] = "data/class_names.txt"
+    unlabeled: Annotated[str, Field(min_length=1)] = "data/unlabeled"
     max_images: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     image_size: Pixels = 96
     splits: Literal["official", "anew"] = "official"

@@ -23,11 +23,11 @@ INT8_BATCHES = 4  # of images, which tell the ranges of int8
 def main(params: Params) -> str:
     """Write the teacher's logits and feature maps, for all views of the training images.
 
-    Logits are raw, float32 (classes,), so that neither temperature nor alpha ever asks the teacher again. Of each
-    feature map there are its principal components, float16 (height, width, channels). Killed, it goes on from the
-    last part that is whole.
+    Unlabeled images only fill up to as many as the budget has answers. Logits are raw, float32 (classes,), so that
+    neither temperature nor alpha ever asks the teacher again. Of each feature map there are its principal components,
+    float16 (height, width, channels). Killed, it goes on from the last part that is whole.
     """
-    records, teacher = Records("train"), load_network("models/teacher")
+    records, teacher = Records("train", at_most=params.budget.answered), load_network("models/teacher")
     views = params.budget.views(len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)

@@ -15,7 +15,7 @@ def main(params: Params) -> str:
     With all labels it differs from `train_scratch` in nothing but the objective. Unlabeled images are seen here alone.
     """
     distill, manifest = params.distill, read_manifest()
-    images = manifest.size("train")
+    images = manifest.taught(params.budget.answered)
     answers = Answers(params.budget.views(images), images)
     if answers.shapes["logits"] != (len(manifest.classes),):
         found, wanted = answers.shapes["logits"], len(manifest.classes)

@@ -1,7 +1,8 @@
 """Read the data set, drop copies, split it, and write it as TFRecords (`data/records`)."""
 
+import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from distillation.console import progress, run
 from distillation.data.records import RECORDS, Manifest, write_records
 from distillation.data.splits import (
-    LEFT_OUT,
+    NO_SPLIT,
     SPLITS,
     TRAIN,
+    UNLABELED,
     VALIDATION,
     Example,
     class_counts,
@@ -30,7 +32,7 @@ from distillation.parallel import map_in_order
 from distillation.params import Data, Params
 from distillation.sources.class_names import read_class_names
 from distillation.sources.images import perceptual_hash, square_jpeg
-from distillation.sources.open import Picture, Source, open_source
+from distillation.sources.open import Original, Source, Unlabeled, open_source
 
 
 def main(params: Params) -> str:
@@ -43,12 +45,16 @@ def main(params: Params) -> str:
     with replacing(RECORDS) as directory:
         with open_source(data) as source:
             classes = read_class_names(Path(data.class_names), source.classes)
-            spool = Spool(directory / "spool", progress(_examples(source, data.image_size), source.count, "prepare"))
+            unlabeled = Unlabeled(Path(data.unlabeled))
+            images = itertools.chain(source.images, unlabeled)
+            examples = map_in_order(lambda image: _example(image, classes, data.image_size), images)
+            total = source.count + len(unlabeled)
+            spool = Spool(directory / "spool", progress(examples, total, "prepare: reading images"))
         splits, labels, manifest = _place(spool, source, classes, data)
         placed = (
             (SPLITS[split], replace(example, label=label))
             for example, split, label in zip(spool, map(int, splits), map(int, labels), strict=True)
-            if split != LEFT_OUT
+            if split != NO_SPLIT
         )
         write_records(directory, placed, manifest)
         shutil.rmtree(directory / "spool")
@@ -56,34 +62,29 @@ def main(params: Params) -> str:
     return f"prepare: {sizes} images of {len(classes)} classes -> {RECORDS}"
 
 
-def _examples(source: Source, image_size: int) -> Iterator[tuple[Example, int]]:
-    """Every picture as it is stored, with its perceptual hash."""
-
-    def to_example(picture: Picture) -> tuple[Example, int]:
-        if not 0 <= picture.label < len(source.classes):
-            labels = f"0..{len(source.classes) - 1}"
-            raise InputError(f"{picture.source} has label {picture.label}; it should be one of {labels}")
-        try:
-            jpeg = square_jpeg(picture.encoded, image_size)
-        except InputError as error:
-            raise InputError(f"{picture.source}: {error}") from None
-        name, split = image_id(picture.encoded), SPLITS.index(picture.split)
-        return Example(name, picture.label, picture.source, jpeg, split), perceptual_hash(jpeg)
-
-    return map_in_order(to_example, source.pictures)
+def _example(image: Original, classes: Sequence[str], size: int) -> tuple[Example, int]:
+    """An image as it is stored, and its perceptual hash."""
+    label, split = (UNLABELED, NO_SPLIT) if image.label is None else (image.label, SPLITS.index(image.split))
+    if image.label is not None and not 0 <= label < len(classes):
+        raise InputError(f"{image.source} has label {label}; it should be one of 0..{len(classes) - 1}")
+    try:
+        jpeg = square_jpeg(image.encoded, size)
+    except InputError as error:
+        raise InputError(f"{image.source}: {error}") from None
+    return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
 
 
 def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tuple[np.ndarray, np.ndarray, Manifest]:
-    """The split, or `LEFT_OUT`, and the label of each example in the spool: (n,) int8 and (n,) int32."""
+    """The split, or `NO_SPLIT`, and the label of each example in the spool: (n,) int8 and (n,) int32."""
     dropped = drop_copies(spool.ids, spool.labels, spool.splits)
     stays = ~np.logical_or.reduce([*dropped.values()])
     dropped["overlapping"] |= overlapping(spool.hashes, spool.splits, stays)
     stays &= ~dropped["overlapping"]
-    splits, labels = np.full(len(spool.ids), LEFT_OUT, np.int8), spool.labels.copy()
-    splits[stays] = stratified_split(
-        spool.ids[stays],
-        spool.labels[stays],
-        spool.splits[stays],
+    splits, labels, labeled = np.full(len(stays), NO_SPLIT, np.int8), spool.labels.copy(), spool.splits != NO_SPLIT
+    splits[stays & labeled] = stratified_split(
+        spool.ids[stays & labeled],
+        labels[stays & labeled],
+        spool.splits[stays & labeled],
         classes,
         data.validation_fraction,
         data.test_fraction,
@@ -94,12 +95,18 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
     of_split = {name: splits == number for number, name in enumerate(SPLITS)}
     counts = {name: class_counts(labels[mask], classes) for name, mask in of_split.items()}
     train = of_split.pop("train")
-    labels[train] = hide_labels(spool.ids[train], labels[train], data.labeled_fraction, data.seed)
     near = {name: resembling(spool.hashes[mask], spool.hashes[train]) for name, mask in of_split.items()}
+    labels[train] = hide_labels(spool.ids[train], labels[train], data.labeled_fraction, data.seed)
+    unlabeled = stays & ~labeled
+    dropped["overlapping"][unlabeled] = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
+    unlabeled &= ~dropped["overlapping"]
+    splits[unlabeled] = TRAIN
+    lost = {"unlabeled": NO_SPLIT, "train": TRAIN, "validation": VALIDATION}
     manifest = Manifest(
         classes=classes,
         counts=counts,
         labeled=class_counts(labels[train], classes),
+        unlabeled=int(unlabeled.sum()),
         near_duplicates={name: int(mask.sum()) for name, mask in near.items()},
         image_size=data.image_size,
         source={"name": source.name, "version": source.version},
@@ -107,7 +114,7 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
         conflicting_duplicates_dropped=int(dropped["conflicting"].sum()),
         official_splits=source.splits,
         overlapping_dropped={
-            SPLITS[split]: int(dropped["overlapping"][spool.splits == split].sum()) for split in (TRAIN, VALIDATION)
+            name: int(dropped["overlapping"][spool.splits == split].sum()) for name, split in lost.items()
         },
     )
     return splits, labels, manifest

@@ -35,7 +35,7 @@ def main(params: Params) -> str:
         directory.mkdir()
         for name, figure in drawn.items():
             style.save(figure, directory / f"{name}.png")
-    data, table = _describe(train, test), page.comparison(metrics)[page.IN_BRIEF]
+    data, table = _describe(train, test, params.budget.answered), page.comparison(metrics)[page.IN_BRIEF]
     names = test.manifest.classes
     predicted = logits["student_distilled"].argmax(axis=1)
     classes = page.by_class(test.labels, predicted, names) if len(names) > 2 else {}
@@ -121,11 +121,12 @@ def _views(params: Params, train: Records, size: int, most: int = 5) -> np.ndarr
     return tf.saturate_cast(tf.round(seen), tf.uint8).numpy()
 
 
-def _describe(train: Records, test: Records) -> str:
+def _describe(train: Records, test: Records, answered: int) -> str:
     source, classes = train.manifest.source, len(train.manifest.classes)
     name = f"{source['name']} {source['version']}".strip()  # a folder has no version
     images, labeled = train.manifest.size("train"), sum(train.manifest.labeled.values())
-    unlabeled = f" ({labeled:,} of them labeled)" if labeled < images else ""
+    taught = train.manifest.taught(answered)
+    unlabeled = f" ({labeled:,} of them labeled; the teacher answers {taught:,})" if labeled < images else ""
     return f"{name}: {images:,} training{unlabeled} and {len(test):,} test images of {classes} classes"
 
 

@@ -45,7 +45,7 @@ def main(metrics: Path) -> None:
 
 def answer_plain_images(params: Params) -> None:
     """Write what `cache_teacher_logits` does, but the answer to every view is that to the plain image."""
-    train, teacher = Records("train"), load_network("models/teacher")
+    train, teacher = Records("train", at_most=params.budget.answered), load_network("models/teacher")
     size, channels = teacher.input_shape[1], params.distill.feature_channels
     sample = view_images(train, size, params.views, 1).take(PCA_BATCHES)
     teacher = with_components(teacher, sample, channels, "naive_cache: principal components")

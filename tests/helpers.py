@@ -148,13 +148,14 @@ def write(
         classes,
         counts={name: counted(examples, classes) for name, examples in splits.items()},
         labeled=counted(hidden["train"], classes),
+        unlabeled=0,
         near_duplicates={"validation": 0, "test": 0},
         image_size=image_size,
         source={"name": "test", "version": "1"},
         duplicates_dropped=0,
         conflicting_duplicates_dropped=0,
         official_splits={},
-        overlapping_dropped={"train": 0, "validation": 0},
+        overlapping_dropped={"unlabeled": 0, "train": 0, "validation": 0},
     )
     write_records(directory, ((name, one) for name, examples in hidden.items() for one in examples), manifest)
 

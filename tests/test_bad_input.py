@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distillation.data.records import Records, decode
+from distillation.data.splits import UNLABELED
 from distillation.errors import InputError
 from distillation.inference import answers
 from distillation.networks.network import save_network
 from distillation.networks.teachers import build_teacher
 from distillation.params import Data, Params
-from distillation.sources.open import Picture, Source
+from distillation.sources.open import Original, Source
 from stages import cache_teacher_logits, distill, prepare, report
 
 
@@ -61,6 +62,7 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     fill(Path("photos"), PICTURES)
     Path("data").mkdir()
     Path("data/class_names.txt").touch()
+    fill(Path("data/unlabeled"), {"README.md": b"none"})
     data = changed(params.data, name="folder", folder="photos", image_size=32)
     chosen = params.model_copy(update={"data": data})
     prepare.main(chosen)
@@ -110,8 +112,64 @@ def test_official_test_is_never_reduced_and_what_overlaps_with_it_costs_training
     left = {*train.sources, *validation.sources}
     assert left == {f"train/{name}" for name in PICTURES} - {"train/a/3.jpg", "train/b/4.jpg"}
     assert len(validation) == 2
-    assert test.manifest.overlapping_dropped == {"train": 2, "validation": 0}
+    assert test.manifest.overlapping_dropped == {"unlabeled": 0, "train": 2, "validation": 0}
     assert test.manifest.official_splits == {"train": "train", "test": "test"}
+
+
+def test_unlabeled_images_join_the_training_ones(photos: Params):
+    before = {name: Records(name).ids.tolist() for name in ("train", "validation", "test")}
+    test, train = (Records(name).sources[0] for name in ("test", "train"))
+    fill(
+        Path("more"),
+        {
+            "README.md": b"ours",
+            "1.jpg": jpeg(101),
+            "deep/1.jpg": jpeg(101),
+            "deep/2.jpg": jpeg(102),
+            "test.jpg": Path("photos", test).read_bytes(),
+            "train.jpg": Path("photos", train).read_bytes(),
+            ".hidden": b"",
+        },
+    )
+    prepare.main(photos.model_copy(update={"data": changed(photos.data, unlabeled="more")}))
+    after = Records("train")
+    assert {name: Records(name).ids.tolist() for name in ("validation", "test")} | {"train": before["train"]} == before
+    new = after.labels == UNLABELED
+    assert sorted(after.sources[new]) == ["unlabeled/1.jpg", "unlabeled/deep/2.jpg"]
+    assert after.ids[~new].tolist() == before["train"]
+    assert after.ids.tolist() == sorted(after.ids)
+    manifest = after.manifest
+    assert (manifest.unlabeled, manifest.duplicates_dropped, manifest.size("train")) == (2, 1, len(before["train"]) + 2)
+    assert manifest.overlapping_dropped == {"unlabeled": 2, "train": 0, "validation": 0}
+
+
+def test_unlabeled_images_that_resemble_a_held_out_one_are_dropped(photos: Params):
+    for number in range(5):
+        for name, seed in (("a", number), ("b", 10 + number)):
+            Path(f"photos/{name}/{number}.jpg").write_bytes(encoded(smooth_picture(seed), "JPEG", quality=95))
+    fill(Path("more"), {f"{n}.jpg": encoded(smooth_picture(n, 80, 80), "JPEG", quality=80) for n in (*range(5), 77)})
+    prepare.main(photos.model_copy(update={"data": changed(photos.data, unlabeled="more")}))
+    train, held_out = Records("train"), [*Records("validation").sources, *Records("test").sources]
+    of_a = {name for name in held_out if name.startswith("a/")}
+    assert len(of_a) == 2
+    kept = {name.replace("unlabeled", "a") for name in train.sources[train.labels == UNLABELED]}
+    assert kept == {f"a/{n}.jpg" for n in (*range(5), 77)} - of_a
+    assert train.manifest.overlapping_dropped["unlabeled"] == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "data.unlabeled = 'more' is no folder"),
+        ({".hidden": b""}, "data.unlabeled = 'more' holds no images"),
+        ({"notes.txt": b"no image"}, "unlabeled/notes.txt: not an image"),
+    ],
+)
+def test_unlabeled_folder_that_makes_no_sense_is_named(photos: Params, files: dict[str, bytes], words: str):
+    before = contents(Path("data"))
+    fill(Path("more"), files)
+    assert words in complaint(prepare, photos.model_copy(update={"data": changed(photos.data, unlabeled="more")}))
+    assert contents(Path("data")) == before
 
 
 def test_names_of_classes_are_those_of_the_file(photos: Params):
@@ -169,8 +227,8 @@ def test_pictures_of_one_pixel_will_do(photos: Params):
 def test_label_out_of_range_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch, label: int):
     @contextmanager
     def source(data: Data) -> Iterator[Source]:
-        pictures = [Picture(jpeg(number), number % 2, f"good {number}") for number in range(10)]
-        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, Picture(jpeg(10), label, "bad 10")]))
+        pictures = [Original(jpeg(number), number % 2, f"good {number}") for number in range(10)]
+        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, Original(jpeg(10), label, "bad 10")]))
 
     monkeypatch.setattr(prepare, "open_source", source)
     before = contents(Path("data"))

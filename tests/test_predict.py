@@ -418,7 +418,7 @@ def tested_photographs() -> list[Example]:
     """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
     data = recorded()
     with open_source(data) as source:
-        pictures = {image_id(content): (content, label, name) for content, label, name, _ in source.pictures}
+        pictures = {image_id(content): (content, label, name) for content, label, name, _ in source.images}
         examples = [Example(name, label, place, content) for name, (content, label, place) in pictures.items()]
     splits = split_examples(
         examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, max_images=data.max_images

@@ -70,6 +70,20 @@ def test_labeled_records_leave_out_what_is_unlabeled(tmp_path: Path, monkeypatch
     assert len(Records("train", directory=tmp_path / "records")) == len(splits["train"])
 
 
+@pytest.mark.parametrize("at_most", [0, 5, 20, 30, 1000])
+def test_unlabeled_records_fill_up_to_a_number(tmp_path: Path, at_most: int):
+    splits = split(random_examples(60, 3))
+    write(tmp_path / "records", splits, CLASSES, labeled_fraction=0.3)
+    everything = Records("train", directory=tmp_path / "records")
+    labels = dict(zip(everything.ids.tolist(), everything.labels.tolist(), strict=True))
+    labeled = [name for name, label in labels.items() if label != UNLABELED]
+    others = [name for name, label in labels.items() if label == UNLABELED]
+    read = Records("train", directory=tmp_path / "records", at_most=at_most)
+    assert read.ids.tolist() == sorted(labeled + others[: max(0, at_most - len(labeled))])
+    assert len(read) == read.manifest.taught(at_most)
+    assert [decode(serialised, 32)["id"].numpy().decode() for serialised in read.dataset()] == read.ids.tolist()
+
+
 def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
     write(tmp_path / "again", split(random_examples(27, 3)), CLASSES)
     digests = [

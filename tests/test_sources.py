@@ -48,7 +48,7 @@ def test_folder_gives_sorted_classes_and_all_their_files(data: Data, tmp_path: P
     with open_source(chosen) as source:
         assert (source.name, source.classes, source.count) == ("folder", ["bee", "cat", "dog"], 4)
         expected = [("bee/deep/er/d.png", 0), ("cat/c.jpg", 1), ("dog/a.jpg", 2), ("dog/b.jpg", 2)]
-        found = sorted(source.pictures, key=lambda picture: picture.source)
+        found = sorted(source.images, key=lambda picture: picture.source)
         assert found == [(name.encode(), label, name, "train") for name, label in expected]
         assert source.splits == {}
 
@@ -59,7 +59,7 @@ def test_hidden_files_and_folders_are_skipped(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert source.classes == ["cat", "dog"]
         assert source.count == 2
-        assert sorted(picture.source for picture in source.pictures) == ["cat/a.jpg", "dog/b.jpg"]
+        assert sorted(picture.source for picture in source.images) == ["cat/a.jpg", "dog/b.jpg"]
 
 
 def test_missing_folder_is_named(data: Data, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_folder_of_splits_keeps_them(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert (source.classes, source.count) == (["cat", "dog"], 7)
         assert source.splits == {"train": "train", "validation": "val", "test": "Test"}
-        found = {picture.source: (picture.label, picture.split) for picture in source.pictures}
+        found = {picture.source: (picture.label, picture.split) for picture in source.images}
     assert found == {
         "train/cat/1.jpg": (0, "train"),
         "train/cat/2.jpg": (0, "train"),
@@ -140,7 +140,7 @@ def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: D
     chosen = by_split(data, tmp_path, train=TRAINING, test=["cat/6.jpg", "eel/7.jpg"])
     with open_source(changed(chosen, splits="anew")) as source:
         assert (source.classes, source.count, source.splits) == (["cat", "dog", "eel"], 5, {})
-        found = {picture.source: (picture.label, picture.split) for picture in source.pictures}
+        found = {picture.source: (picture.label, picture.split) for picture in source.images}
     assert found["test/eel/7.jpg"] == (2, "train")
     assert len(found) == 5
 
@@ -148,7 +148,7 @@ def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: D
 def test_only_part_that_is_held_out_is_the_test(data: Data, tmp_path: Path):
     with open_source(by_split(data, tmp_path, train=TRAINING, val=["cat/4.jpg", "dog/5.jpg"])) as source:
         assert source.splits == {"train": "train", "test": "val"}
-        assert {picture.split for picture in source.pictures} == {"train", "test"}
+        assert {picture.split for picture in source.images} == {"train", "test"}
 
 
 @pytest.mark.parametrize("classes", [["train", "tram"], ["test", "quiz"]])
@@ -200,7 +200,7 @@ class TwoSplits(tfds.core.GeneratorBasedBuilder):
 def test_tfds_splits_are_known_and_a_test_without_labels_is_none(tmp_path: Path):
     source = _tfds(TwoSplits(data_dir=tmp_path), "official")
     assert (source.count, source.splits) == (10, {"train": "train", "test": "validation"})
-    found = {picture.source: picture for picture in source.pictures}
+    found = {picture.source: picture for picture in source.images}
     assert {name for name, picture in found.items() if picture.split == "test"} == {
         f"two_splits/1.0.0#validation-{number}" for number in range(4)
     }
@@ -313,7 +313,7 @@ def test_drawn_data_set_is_drawn_anew(data: Data, monkeypatch: pytest.MonkeyPatc
     with open_source(data) as source:
         assert (source.name, source.version) == ("pet_sketches", str(PetSketches.VERSION))
         assert (source.classes, source.count) == (["cat", "dog"], 5)
-        found = list(source.pictures)
+        found = list(source.images)
     for split, numbers in (("train", range(3)), ("test", range(3, 5))):
         drawn = sorted((content, label) for content, label, _, of in found if of == split)
         assert drawn == sorted((jpeg(number), number % 2) for number in numbers)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from distillation.data.splits import (
     NEAR_BITS,
+    NO_SPLIT,
     SPLITS,
     TEST,
     TRAIN,
@@ -79,6 +80,17 @@ def test_copies_across_official_splits_cost_the_lower_one_whatever_their_labels(
 
 def test_official_validation_and_test_stay_as_they_are():
     assert reasons((1, TEST, 0), (1, TEST, 0), (1, TEST, 1), (2, VALIDATION, 0), (2, VALIDATION, 0)) == [""] * 5
+
+
+def test_unlabeled_copies_of_labeled_images_go_and_of_unlabeled_ones_one_stays():
+    rows = [
+        (1, NO_SPLIT, UNLABELED), (1, NO_SPLIT, UNLABELED), (1, TRAIN, 0), (1, TRAIN, 0),
+        (2, NO_SPLIT, UNLABELED), (2, TRAIN, 0), (2, TRAIN, 1),
+        (3, NO_SPLIT, UNLABELED), (3, NO_SPLIT, UNLABELED),
+        (4, NO_SPLIT, UNLABELED), (4, TRAIN, 1),
+    ]  # fmt: skip
+    lost, twice, both = "overlapping", "duplicates", "conflicting"
+    assert reasons(*rows) == [lost, lost, "", twice, lost, both, both, "", twice, lost, ""]
 
 
 def test_no_images_have_no_copies():

@@ -20,8 +20,9 @@ SHARD_IMAGES = 2048
 class Manifest:
     """What `manifest.json` says of the records beside it.
 
-    `counts` is images by split and class name, `labeled` the training images whose label is not hidden;
-    `near_duplicates` is how many images of a split resemble one of the training split (see `resembling`).
+    `counts` is images by split and class name, `unlabeled` those of the training split that never had a label, and
+    `labeled` its images by class whose label is not hidden. `near_duplicates` is how many images of a split resemble
+    one of the training split (see `resembling`).
     `official_splits` gives the source's names of the splits that were taken as they are; `overlapping_dropped` is how
     many images were in one of them, or resembled one that was, and so lost their place in a lower one, by the latter.
     """
@@ -29,6 +30,7 @@ class Manifest:
     classes: list[str]
     counts: dict[str, dict[str, int]]
     labeled: dict[str, int]
+    unlabeled: int
     near_duplicates: dict[str, int]
     image_size: int
     source: dict[str, str]
@@ -38,8 +40,15 @@ class Manifest:
     overlapping_dropped: dict[str, int]
 
     def size(self, split: str) -> int:
-        """Number of images in a split."""
-        return sum(self.counts[split].values())
+        """Number of images in a split, those without a label included."""
+        return sum(self.counts[split].values()) + (self.unlabeled if split == "train" else 0)
+
+    def taught(self, answered: int) -> int:
+        """How many training images teacher and distilled student see, where the budget is that many answers.
+
+        All labeled ones, and as many unlabeled ones as there are answers left.
+        """
+        return max(sum(self.labeled.values()), min(self.size("train"), answered))
 
 
 def read_manifest(directory: str | Path = RECORDS) -> Manifest:
@@ -75,13 +84,18 @@ def write_records(directory: Path, examples: Iterable[tuple[str, Example]], mani
 
 
 class Records:
-    """One split of a directory of records, in id order; with `labeled_only`, without what is `UNLABELED`.
+    """One split of a directory of records, in id order.
+
+    With `labeled_only`, without what is `UNLABELED`; with `at_most`, unlabeled images only fill up to this number, the
+    first ones in id order.
 
     `ids` (n,) str, `labels` (n,) int64 and `sources` (n,) str are held in memory; the pictures stream.
     Raises `InputError` where shards are missing, corrupt, or hold another count than the manifest says.
     """
 
-    def __init__(self, split: str, labeled_only: bool = False, directory: str | Path = RECORDS):
+    def __init__(
+        self, split: str, labeled_only: bool = False, directory: str | Path = RECORDS, at_most: int | None = None
+    ):
         self.directory = Path(directory)
         self.manifest = read_manifest(directory)
         pattern = f"{split}-*.tfrecord"
@@ -102,7 +116,10 @@ class Records:
         classes = len(self.manifest.classes)
         if labels.min() < UNLABELED or labels.max() >= classes:
             raise InputError(f"{shards} hold labels beyond the manifest's {classes} classes: run `dvc repro`")
-        self._taken = labels != UNLABELED if labeled_only else np.ones(found, bool)
+        unlabeled = np.flatnonzero(labels == UNLABELED)
+        room = 0 if labeled_only else found if at_most is None else max(0, at_most - (found - len(unlabeled)))
+        self._taken = np.ones(found, bool)
+        self._taken[unlabeled[room:]] = False
         ids, sources = (np.array([text.decode() for text in column]) for column in (ids, sources))
         self.ids, self.labels, self.sources = (column[self._taken] for column in (ids, labels, sources))
 

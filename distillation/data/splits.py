@@ -2,7 +2,8 @@
 
 Functions take parallel arrays of what is known of the images, a few bytes for each, however many there are: `ids` (n,)
 uint64, `labels` (n,) int32, `splits` (n,) int8, `hashes` (n,) uint64. A split is a number: where one official split
-holds a copy of an image of another, the image stays in the one of the higher number.
+holds a copy of an image of another, the image stays in the one of the higher number. Images that come without labels
+are of no split, and so below them all.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from distillation.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
-LEFT_OUT = -1  # of all splits
+NO_SPLIT = -1
 UNLABELED = -1
 NEAR_BITS = 4  # of the 64 of a perceptual hash
 ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million images has odds of 3 in 100 million
@@ -45,8 +46,8 @@ def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict
     """Which images must go, of those that are equal byte by byte; each goes for one reason.
 
     A copy of an image of another official split costs the lower one. Of equal training images the first stays, and
-    none where their labels contradict each other. Official validation and test images stay as they are otherwise: what
-    others publish counts their copies too.
+    none where their labels contradict each other; of unlabeled ones the first. Official validation and test images
+    stay as they are otherwise: what others publish counts their copies too.
 
     Args:
         ids, labels, splits: in the order of ids, then splits, then labels.
@@ -54,16 +55,17 @@ def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict
     Returns:
         (n,) bool by reason: `overlapping`, `conflicting`, `duplicates`.
     """
-    first = np.ones(len(ids), bool)
-    first[1:] = ids[1:] != ids[:-1]
-    starts = np.flatnonzero(first)
-    copies = np.diff(starts, append=len(ids))
-    lower = splits < np.repeat(np.maximum.reduceat(splits, starts), copies)
-    contradicting = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
-    training = (splits == TRAIN) & ~lower
-    conflicting = training & np.repeat(contradicting, copies)
-    duplicates = training & ~conflicting & ~first
-    return {"overlapping": lower, "conflicting": conflicting, "duplicates": duplicates}
+    copy = np.zeros(len(ids), bool)  # of the image before
+    copy[1:] = ids[1:] == ids[:-1]
+    starts = np.flatnonzero(~copy)
+    sizes = np.diff(starts, append=len(ids))
+    lower = splits < np.repeat(np.maximum.reduceat(splits, starts), sizes)
+    copy[1:] &= ~lower[:-1]
+    differing = copy.copy()
+    differing[1:] &= labels[1:] != labels[:-1]
+    training = (splits <= TRAIN) & ~lower
+    conflicting = training & np.repeat(np.logical_or.reduceat(differing, starts), sizes)
+    return {"overlapping": lower, "conflicting": conflicting, "duplicates": training & ~conflicting & copy}
 
 
 def overlapping(hashes: np.ndarray, splits: np.ndarray, stays: np.ndarray) -> np.ndarray:
@@ -89,7 +91,7 @@ def stratified_split(
     fold: int = 0,
     max_images: int | None = None,
 ) -> np.ndarray:
-    """The split of each image, or `LEFT_OUT`: (n,) int8. The order of the images does not matter.
+    """The split of each image, or `NO_SPLIT`: (n,) int8. The order of the images does not matter.
 
     Official validation and test images stay where they are. What is missing of these two is taken from the training
     images of each class, by rank of sha256(seed, id): test first, then validation. Fold f begins f times as many images
@@ -103,7 +105,7 @@ def stratified_split(
     share = 1 if max_images is None else min(1, max_images / max(1, len(ids)))
     missing = [split for split in (TEST, VALIDATION) if not (splits == split).any()]
     fractions, least = {TEST: test_fraction, VALIDATION: validation_fraction}, 1 + len(missing)
-    placed, problems = np.full(len(ids), LEFT_OUT, np.int8), []
+    placed, problems = np.full(len(ids), NO_SPLIT, np.int8), []
     for label, name in enumerate(classes):
         of_class = np.flatnonzero(labels == label)
         of_class = of_class[np.argsort(ranks[of_class], kind="stable")]

@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: the drawn data set, a TFDS data set, or a folder of images."""
+"""Where images come from: the drawn data set, a TFDS data set, or a folder of images."""
 
 import os
 import tempfile
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from distillation.errors import InputError, reason
 from distillation.params import Data
 
+README = "README.md"  # stands in a folder that holds nothing else
 # What data sets call their splits. Others, such as `extra`, are no official ones.
 _MEANING = {
     name: split
@@ -23,28 +24,31 @@ _MEANING = {
 }
 
 
-class Picture(NamedTuple):
-    """Encoded image bytes, a label in 0..classes-1, a name that finds the picture again, and its official split."""
+class Original(NamedTuple):
+    """An image as its source has it: encoded bytes, label, a name that finds it again, and its official split.
+
+    The label is one of 0..classes-1. Where an image has none, label and split are None.
+    """
 
     encoded: bytes
-    label: int
+    label: int | None
     source: str
-    split: str = "train"
+    split: str | None = "train"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures, and what the manifest says of where they are from.
+    """Labelled images, and what the manifest says of where they are from.
 
-    `splits` has the source's own name of each official split. It is empty where all pictures are to be split anew; all
-    are training pictures then.
+    `splits` has the source's own name of each official split. It is empty where all images are to be split anew; all
+    are training images then.
     """
 
     name: str
     version: str
     classes: list[str]
     count: int
-    pictures: Iterator[Picture]
+    images: Iterator[Original]
     splits: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +76,31 @@ def open_source(data: Data) -> Iterator[Source]:
         except Exception as error:  # a builder may raise anything, say for a version that does not exist
             raise InputError(f"data.name = {data.name!r}: {reason(error)}") from None
         yield _tfds(builder, data.splits)
+
+
+class Unlabeled:
+    """Images without labels: every file of a folder, but hidden ones and a `README.md` at its top.
+
+    A folder with nothing but that file stands for no images. Raises `InputError` where it is empty, or no folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        if not folder.is_dir():
+            raise InputError(f"data.unlabeled = {str(folder)!r} is no folder; it should hold images, of no class")
+        self._count = sum(1 for _ in self._files())
+        if not self._count and not (folder / README).exists():
+            raise InputError(f"data.unlabeled = {str(folder)!r} holds no images; data/unlabeled stands for none")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Original]:
+        for path in self._files():
+            yield Original(path.read_bytes(), None, f"unlabeled/{path.relative_to(self.folder).as_posix()}", None)
+
+    def _files(self) -> Iterator[Path]:
+        return (path for path in _files(self.folder) if path != self.folder / README)
 
 
 def official_splits(names: Collection[str], where: str) -> dict[str, str]:
@@ -128,15 +157,15 @@ def _folder(folder: Path, splitting: str) -> Source:
             if next(_files(part / name), None) is None:
                 raise InputError(f"the class folder {part / name} holds no images")
 
-    def pictures() -> Iterator[Picture]:
+    def images() -> Iterator[Original]:
         for part, names in by_part.items():
             for name in names:
                 for path in _files(part / name):
                     source = path.relative_to(folder).as_posix()
-                    yield Picture(path.read_bytes(), classes.index(name), source, parts[part])
+                    yield Original(path.read_bytes(), classes.index(name), source, parts[part])
 
     count = sum(1 for part, names in by_part.items() for name in names for _ in _files(part / name))
-    return Source("folder", "", classes, count, pictures(), splits)
+    return Source("folder", "", classes, count, images(), splits)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -178,7 +207,7 @@ def _tfds(builder, splitting: str) -> Source:
     try:
         builder.download_and_prepare()
         first = {name: next(iter(read(f"{name}[:1]")), {keys[1]: -1}) for name in builder.info.splits}
-        labeled = [name for name, picture in first.items() if picture[keys[1]] >= 0]  # -1: a test without its answers
+        labeled = [name for name, image in first.items() if image[keys[1]] >= 0]  # -1: a test without its answers
         splits = official_splits(labeled, f"data.name = {builder.name!r}") if splitting == "official" else {}
         parts = {name: read(name) for name in splits.values()} or {"": read("all")}
     except InputError:
@@ -189,18 +218,18 @@ def _tfds(builder, splitting: str) -> Source:
         ) from None
     meant = {name: split for split, name in splits.items()}
 
-    def pictures() -> Iterator[Picture]:
+    def images() -> Iterator[Original]:
         for name, part in parts.items():
             iterator = part.as_numpy_iterator()
             for number in range(len(part)):
                 place = f"{name}-{number}" if name else f"{number}"
                 try:
-                    picture = next(iterator)
+                    image = next(iterator)
                 except Exception as error:  # a truncated or corrupt file of the prepared data set
-                    raise InputError(f"{builder.data_dir}, picture {place}: {reason(error)}") from None
+                    raise InputError(f"{builder.data_dir}, image {place}: {reason(error)}") from None
                 split = meant.get(name, "train")
-                yield Picture(picture[keys[0]], int(picture[keys[1]]), f"{full_name}#{place}", split)
+                yield Original(image[keys[0]], int(image[keys[1]]), f"{full_name}#{place}", split)
 
     name = full_name.removesuffix(f"/{builder.version}")  # with the configuration, where there is one
     count = sum(len(part) for part in parts.values())
-    return Source(name, str(builder.version), features[keys[1]].names, count, pictures(), splits)
+    return Source(name, str(builder.version), features[keys[1]].names, count, images(), splits)

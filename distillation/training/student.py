@@ -25,7 +25,8 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
     Returns:
         The stage's line of result.
     """
-    student, train, validation = params.student, Records("train", labeled_only=answers is None), Records("validation")
+    student, validation = params.student, Records("validation")
+    train = Records("train", labeled_only=answers is None, at_most=params.budget.answered)
     steps = params.budget.steps(student.batch_size)
     set_seed(student.seed)
     network = build_student(student, len(train.manifest.classes))
