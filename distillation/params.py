@@ -107,7 +107,7 @@ class Training(_Section):
 class Teacher(Training):
     """A network of `distillation/networks/teachers.py`, frozen under a trained head, or trained as a whole."""
 
-    network: Literal["MobileNetV2"] = "MobileNetV2"
+    network: Annotated[str, Field(min_length=1)] = "MobileNetV2"
     weights: Annotated[str, Field(min_length=1)] | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
     image_size: Pixels = 64

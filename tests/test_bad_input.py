@@ -1,6 +1,7 @@
 """Stages on input that they cannot use: one line names it, and what was there before stays as it was."""
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -363,6 +364,19 @@ def test_maps_that_the_objective_wants_and_the_teacher_lacks_are_named(params: P
     weights = changed(params.distill.weights, features=5)
     chosen = params.model_copy(update={"distill": changed(params.distill, weights=weights.model_dump())})
     assert complaint(distill, chosen).startswith(f"data/teacher_answers has no {name}, which distill.weights asks for")
+
+
+def test_objective_goes_without_maps_that_the_teacher_has_none_of(
+    params: Params, answered: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("CI", raising=False)
+    for part, name in itertools.product(range(3), ("middle_map", "last_map")):
+        answer(name, part).unlink()
+    weights = changed(params.distill.weights, features=5)
+    chosen = params.model_copy(update={"distill": changed(params.distill, weights=weights.model_dump())})
+    monkeypatch.setattr(distill, "train_student", lambda stage, model, params, objective, answers: objective.reads())
+    assert distill.main(chosen) == ["logits"]
+    assert "has no feature maps: distill.weights.features left out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"deep\xfe/0.jpg"], ids=repr)

@@ -5,6 +5,7 @@ A network of this project is a functional Keras model. It takes `image`, (batch,
 `MAPS`, (batch, height, width, channels).
 """
 
+import math
 from pathlib import Path
 
 import h5py
@@ -14,13 +15,45 @@ from keras import layers
 from distillation.errors import InputError, reason
 from distillation.files import replacing
 
-MAPS = ("middle_map", "last_map")
+# By name: the side of the image through that of the map.
+STRIDES = {"middle_map": 16, "last_map": 32}
+MAPS = tuple(STRIDES)
+TOLERANCE = 0.1  # share by which the side of a map may differ from that
+MERGES = ("Add", "Concatenate")  # layers where the branches of a block meet
 CONFIGURATION, WEIGHTS = "network.json", "network.weights.h5"
 
 
 def select(network: keras.Model, *names: str) -> keras.Model:
     """The part of `network` that computes the outputs `names`."""
     return keras.Model(network.input, {name: network.output[name] for name in names})
+
+
+def feature_maps(network: keras.Model) -> dict[str, keras.KerasTensor]:
+    """The feature maps of `MAPS` in a network that takes square images, found by their side; {} where one is missing.
+
+    A map's side is that nearest to the image's through its stride, rounded either way or within `TOLERANCE`. Of the
+    layers of that side, the last map is the last one, which pooling reads. The middle map is the last one where
+    branches meet (the sum of a residual block), since what follows belongs to a block that halves the side already
+    (its expansion, its preactivation); without such layers, the last one.
+    """
+    maps = {}
+    for name, stride in STRIDES.items():
+        wanted = network.inputs[0].shape[1] / stride
+        outputs = [
+            (type(operation).__name__, operation.output)
+            for operation in network.operations
+            if isinstance(operation.output, keras.KerasTensor)
+            and len(shape := operation.output.shape) == 4
+            and shape[1] == shape[2] is not None
+            and (abs(shape[1] - wanted) < 1 or abs(shape[1] - wanted) <= TOLERANCE * wanted)
+        ]
+        nearest = min((abs(output.shape[1] - wanted) for _, output in outputs), default=None)
+        outputs = [(kind, output) for kind, output in outputs if abs(output.shape[1] - wanted) == nearest]
+        merged = [output for kind, output in outputs if kind in MERGES and name != "last_map"]
+        if not outputs:
+            return {}
+        maps[name] = (merged or [output for _, output in outputs])[-1]
+    return maps
 
 
 def save_network(network: keras.Model, directory: str | Path) -> None:
@@ -60,9 +93,10 @@ def macs(network: keras.Model) -> int:
     """Multiply-accumulate operations of one image's forward pass: convolutions and dense layers."""
     total = 0
     for layer in network.layers:
-        if isinstance(layer, layers.DepthwiseConv2D | layers.Conv2D):
-            _, height, width, _ = layer.output.shape
-            total += height * width * layer.kernel.shape.num_elements()
-        elif isinstance(layer, layers.Dense):
-            total += layer.kernel.shape.num_elements()
+        if isinstance(layer, keras.Model):  # a network within the network
+            total += macs(layer)
+        elif isinstance(layer, layers.DepthwiseConv2D | layers.Conv2D | layers.SeparableConv2D | layers.Dense):
+            places = math.prod(layer.output.shape[1:-1])  # a dense layer may stand at every place of a map
+            kernels = [weight for weight in layer.weights if "kernel" in weight.name]
+            total += places * sum(kernel.shape.num_elements() for kernel in kernels)
     return total
