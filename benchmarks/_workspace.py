@@ -127,6 +127,7 @@ def _write_records(images: int, size: int) -> None:
         unlabeled=0,
         near_duplicates={"validation": 0, "test": 0},
         image_size=size,
+        oblong="crop",
         source={"name": "random", "version": "1"},
         duplicates_dropped=0,
         conflicting_duplicates_dropped=0,

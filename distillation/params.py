@@ -50,6 +50,7 @@ class Data(_Section):
     unlabeled: Annotated[str, Field(min_length=1)] = "data/unlabeled"
     max_images: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     image_size: Pixels = 96
+    oblong: Literal["crop", "squeeze"] = "crop"
     splits: Literal["official", "anew"] = "official"
     validation_fraction: OpenFraction = 0.1
     test_fraction: OpenFraction = 0.2

@@ -25,7 +25,7 @@ from distillation.errors import InputError, reason
 from distillation.files import read_json
 from distillation.inference.litert import Network
 from distillation.parallel import map_in_order
-from distillation.sources.images import read_rgb
+from distillation.sources.images import read_rgb, to_square
 
 COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
 MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
@@ -36,13 +36,17 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", "
 
 @dataclass(frozen=True)
 class Student:
-    """An exported student: `network` takes the `size` x `size` that `view` makes, and answers with probabilities."""
+    """An exported student: `network` takes the `size` x `size` that `view` makes, and answers with probabilities.
+
+    `oblong` tells how an image becomes a square (see `to_square`).
+    """
 
     network: Network
     classes: list[str]
     square: int
     crop: int
     size: int
+    oblong: str
 
     def view(self, picture: Image.Image) -> np.ndarray:
         """What `prepare` and `views.plain` make of an RGB picture of any shape: (size, size, 3) float32, 0..255.
@@ -51,7 +55,7 @@ class Student:
         """
         edge = (self.square - self.crop) // 2
         middle = (edge, edge, edge + self.crop, edge + self.crop)
-        centre = picture.resize((self.square, self.square), Image.Resampling.BILINEAR).crop(middle)
+        centre = to_square(picture, self.square, self.oblong).crop(middle)
         # As `plain`, `transform` does not antialias, unlike `resize`; and of float bands it keeps the fractions.
         how = (self.size, self.size), Image.Transform.EXTENT, (0, 0, self.crop, self.crop), Image.Resampling.BILINEAR
         return np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
@@ -71,7 +75,11 @@ def load_student(path: Path) -> Student:
         shapes = [*network.output_shapes.values()]
         if (network.input_shape, shapes) != ([size, size, 3], [[len(classes)]]):
             raise ValueError(f"{network.input_shape} in, {shapes} out, {len(classes)} classes beside it")
-        return Student(network, classes, int(preprocessing["square"]), int(preprocessing["crop"]), size)
+        square, crop = int(preprocessing["square"]), int(preprocessing["crop"])
+        oblong = preprocessing.get("oblong", "squeeze")  # as versions did that don't say
+        if oblong not in ("crop", "squeeze"):
+            raise ValueError(f"oblong images are to {oblong}")
+        return Student(network, classes, square, crop, size, oblong)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{model}, with the files beside it, is not an exported student ({reason(error)})") from None
 

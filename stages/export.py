@@ -30,7 +30,8 @@ def main(params: Params) -> str:
 
     A file takes one RGB picture 0..255 of the student's size (scaling is inside) and returns class
     probabilities. `classes.txt` names them, `preprocessing.json` tells what becomes of a picture before
-    (squeezed to `square` pixels a side, of which the middle `crop` are shown), and `README.md` is a model card.
+    (a square of `square` pixels a side, made as `oblong` says, of which the middle `crop` are shown), and `README.md`
+    is a model card.
     """
     train, validation, test = Records("train"), Records("validation"), Records("test")
     student = load_network("models/student_distilled")
@@ -44,7 +45,7 @@ def main(params: Params) -> str:
         (directory / "classes.txt").write_text("\n".join(test.manifest.classes) + "\n", encoding="utf-8")
         square = test.manifest.image_size
         crop, *_ = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape
-        write_json(directory / "preprocessing.json", {"square": square, "crop": crop})
+        write_json(directory / "preprocessing.json", {"square": square, "crop": crop, "oblong": test.manifest.oblong})
         metrics = {}
         for variant, configure in variants(plain_images(train, size)).items():
             content = compact(to_litert(model, configure))
@@ -88,6 +89,8 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
         test=f"{len(test):,}",
         size=model.input_shape[1],
         square=square,
+        oblong={"crop": "cropped to their middle square and scaled", "squeeze": "squeezed"}[manifest.oblong],
+        fitted={"crop": "ImageOps.fit(image, size", "squeeze": "image.resize(size"}[manifest.oblong],
         crop=crop,
         edge=edge,
         end=edge + crop,

@@ -47,7 +47,7 @@ def main(params: Params) -> str:
             classes = read_class_names(Path(data.class_names), source.classes)
             unlabeled = Unlabeled(Path(data.unlabeled))
             images = itertools.chain(source.images, unlabeled)
-            examples = map_in_order(lambda image: _example(image, classes, data.image_size), images)
+            examples = map_in_order(lambda image: _example(image, classes, data), images)
             total = source.count + len(unlabeled)
             spool = Spool(directory / "spool", progress(examples, total, "prepare: reading images"))
         splits, labels, manifest = _place(spool, source, classes, data)
@@ -62,13 +62,13 @@ def main(params: Params) -> str:
     return f"prepare: {sizes} images of {len(classes)} classes -> {RECORDS}"
 
 
-def _example(image: Original, classes: Sequence[str], size: int) -> tuple[Example, int]:
+def _example(image: Original, classes: Sequence[str], data: Data) -> tuple[Example, int]:
     """An image as it is stored, and its perceptual hash."""
     label, split = (UNLABELED, NO_SPLIT) if image.label is None else (image.label, SPLITS.index(image.split))
     if image.label is not None and not 0 <= label < len(classes):
         raise InputError(f"{image.source} has label {label}; it should be one of 0..{len(classes) - 1}")
     try:
-        jpeg = square_jpeg(image.encoded, size)
+        jpeg = square_jpeg(image.encoded, data.image_size, data.oblong)
     except InputError as error:
         raise InputError(f"{image.source}: {error}") from None
     return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
@@ -109,6 +109,7 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
         unlabeled=int(unlabeled.sum()),
         near_duplicates={name: int(mask.sum()) for name, mask in near.items()},
         image_size=data.image_size,
+        oblong=data.oblong,
         source={"name": source.name, "version": source.version},
         duplicates_dropped=int(dropped["duplicates"].sum()),
         conflicting_duplicates_dropped=int(dropped["conflicting"].sum()),

@@ -151,6 +151,7 @@ def write(
         unlabeled=0,
         near_duplicates={"validation": 0, "test": 0},
         image_size=image_size,
+        oblong="crop",
         source={"name": "test", "version": "1"},
         duplicates_dropped=0,
         conflicting_duplicates_dropped=0,

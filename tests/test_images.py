@@ -11,7 +11,7 @@ from PIL import Image
 
 from distillation.data.splits import NEAR_BITS
 from distillation.errors import InputError
-from distillation.sources.images import perceptual_hash, read_rgb, square_jpeg
+from distillation.sources.images import perceptual_hash, read_rgb, square_jpeg, to_square
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -209,7 +209,7 @@ def rotated() -> bytes:
     ids=["larger", "rotated", "grey", "cmyk", "png", "oblong"],
 )
 def test_anything_else_becomes_a_square_rgb_jpeg(content: bytes):
-    written = square_jpeg(content, 32)
+    written = square_jpeg(content, 32, "squeeze")
     assert written != content
     with Image.open(io.BytesIO(written)) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (32, 32))
@@ -217,6 +217,24 @@ def test_anything_else_becomes_a_square_rgb_jpeg(content: bytes):
     expected = read_rgb(content).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(read_rgb(written), float) - np.asarray(expected, float)).mean() < 3
     assert square_jpeg(written, 32) == written
+
+
+@pytest.mark.parametrize("shape", [(96, 32), (32, 96), (97, 32), (3000, 1000)])
+def test_of_an_oblong_image_the_middle_square_is_kept_or_all_of_it(shape: tuple[int, int]):
+    middle, image = min(shape), Image.new("RGB", shape, RED)
+    left, top = (round((side - middle) / 2) for side in shape)
+    image.paste(BLUE, (left, top, left + middle, top + middle))
+    cropped = to_square(image, 64, "crop")
+    assert_shows(cropped.crop((2, 2, 62, 62)), np.broadcast_to(BLUE, (60, 60, 3)))
+    squeezed = np.asarray(to_square(image, 64, "squeeze"))
+    assert (squeezed == BLUE).all(axis=-1).mean() == pytest.approx(1 / 3, abs=0.08)
+    assert (squeezed == RED).all(axis=-1).mean() == pytest.approx(2 / 3, abs=0.08)
+
+
+@pytest.mark.parametrize("size", [16, 40, 64])
+def test_a_square_image_is_scaled_alike_either_way(size: int):
+    image = smooth_picture(0, 40, 40)
+    assert to_square(image, size, "crop").tobytes() == to_square(image, size, "squeeze").tobytes()
 
 
 def bits_apart(one: Image.Image, other: Image.Image, **options: object) -> int:

@@ -87,16 +87,17 @@ def test_view_is_the_plain_view(square: int, size: int):
     crop = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape[0]
     for seed in range(5):
         picture = smooth_picture(seed, square, square)
-        seen = Student(None, [], square, crop, size).view(picture)
+        seen = Student(None, [], square, crop, size, "crop").view(picture)
         assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
         np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (90, 200), (31, 17)])
-def test_pictures_of_any_shape_are_squeezed_as_prepare_does(shape: tuple[int, int]):
+@pytest.mark.parametrize("oblong", ["crop", "squeeze"])
+def test_images_of_any_shape_become_squares_as_in_prepare(shape: tuple[int, int], oblong: str):
     picture = smooth_picture(0, *shape)
-    stored = tf.io.decode_jpeg(square_jpeg(encoded(picture, "PNG"), 120), dct_method="INTEGER_ACCURATE")
-    seen = Student(None, [], 120, 96, 48).view(picture)
+    stored = tf.io.decode_jpeg(square_jpeg(encoded(picture, "PNG"), 120, oblong), dct_method="INTEGER_ACCURATE")
+    seen = Student(None, [], 120, 96, 48, oblong).view(picture)
     assert np.abs(seen - plain(stored[None], 48)[0]).mean() < 1
 
 
@@ -302,6 +303,7 @@ def test_model_that_is_not_whole_is_named(tmp_path: Path, name: str):
         ("classes.txt", b"\xff\n\xff\n"),
         ("preprocessing.json", b'{"square": 180}'),
         ("preprocessing.json", b"[]"),
+        ("preprocessing.json", b'{"square": 180, "crop": 144, "oblong": "stretch"}'),
         ("preprocessing.json", b"{"),
     ],
 )
@@ -448,7 +450,7 @@ def test_predict_and_evaluate_agree_on_photographs(
         if shape:
             content = encoded(read_rgb(content).resize(shape, Image.Resampling.LANCZOS), "JPEG", quality=90)
         (originals / f"{example.id}.jpg").write_bytes(content)
-        jpeg = square_jpeg(content, student.square)
+        jpeg = square_jpeg(content, student.square, student.oblong)
         stored.append(Example(example.id, example.label, example.source, jpeg))
     write(tmp_path / "records", {"train": [], "test": stored}, student.classes, student.square)
     records = Records("test", directory=tmp_path / "records")

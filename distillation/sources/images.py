@@ -54,8 +54,15 @@ def perceptual_hash(encoded: bytes) -> int:
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
-def square_jpeg(encoded: bytes, size: int) -> bytes:
-    """Re-encode a picture as a `size` x `size` RGB JPEG, squeezing it to a square.
+def to_square(image: Image.Image, size: int, oblong: str) -> Image.Image:
+    """`image` at `size` x `size`, bilinearly: of an oblong one the middle square (`crop`), or all (`squeeze`)."""
+    if oblong == "squeeze":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def square_jpeg(encoded: bytes, size: int, oblong: str = "crop") -> bytes:
+    """Re-encode an image as a `size` x `size` RGB JPEG (see `to_square`).
 
     Bytes that are just that already come back untouched: nothing is compressed twice. They are
     decoded all the same, so that a broken file is found here and not in the middle of training.
@@ -65,7 +72,7 @@ def square_jpeg(encoded: bytes, size: int) -> bytes:
         if (original.format, original.mode, original.size) == ("JPEG", "RGB", (size, size)) and not original.getexif():
             return encoded
     output = io.BytesIO()
-    image.resize((size, size), Image.Resampling.BILINEAR).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    to_square(image, size, oblong).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return output.getvalue()
 
 
