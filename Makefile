@@ -5,7 +5,7 @@
 #               FOLDS="0 1 2 3 4" SEEDS="0 1": these student seeds on each of these folds of the data, too
 # make studies  alpha, temperature, labels, epochs and views on a part of the photographs, in results/cats_vs_dogs_studies
 # make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
-# make lock     requirements.txt, anew from pyproject.toml (needs uv)
+# make lock     requirements.txt and requirements-cluster.txt, anew from pyproject.toml (needs uv)
 
 SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
@@ -47,5 +47,8 @@ $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+	--extra cpu --extra dev pyproject.toml
 lock:
-	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" --extra cpu --extra dev pyproject.toml -o requirements.txt >/dev/null
+	$(LOCK) -o requirements.txt >/dev/null
+	$(LOCK) --extra cluster --constraint requirements.txt -o requirements-cluster.txt >/dev/null

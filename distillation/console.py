@@ -38,6 +38,11 @@ def note(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def warn(line: str) -> None:
+    """Print a line on standard error about what goes on, but not as one may think."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def progress(items: Iterable, total: int, label: str) -> Iterator:
     """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end.
 

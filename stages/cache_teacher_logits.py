@@ -8,6 +8,7 @@ import tensorflow as tf
 from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing
+from distillation.inference import cluster
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
@@ -26,6 +27,7 @@ def main(params: Params) -> str:
     Unlabeled images only fill up to as many as the budget has answers. Logits are raw, float32 (classes,), so that
     neither temperature nor alpha ever asks the teacher again. Of each feature map there are its principal components,
     float16 (height, width, channels). Killed, it goes on from the last part that is whole.
+    Where `RAY_ADDRESS` names a Ray cluster, its nodes answer.
     """
     records, teacher = Records("train", at_most=params.budget.answered), load_network("models/teacher")
     views = params.budget.views(len(records))
@@ -35,14 +37,19 @@ def main(params: Params) -> str:
     folder = unfinished(STAGE)
     done = next(number for number in itertools.count() if not part_path(folder, number).exists())
     if done * PART < views * len(records):
+        network = teacher
         if params.teacher.answers == "int8":
-            forward = forward_pass(to_litert(teacher, in_int8(sample.take(INT8_BATCHES), tf.float32)))
-        else:
-            forward = forward_pass(teacher)
-        images = view_images(records, size, params.views, views, first=done * PART)
-        note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}")
+            network = to_litert(teacher, in_int8(sample.take(INT8_BATCHES), tf.float32))
+        forward, images = forward_pass(network), view_images(records, size, params.views, views, first=done * PART)
+        alone = " on this machine alone" if cluster.wanted() else ""
+        note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}{alone}")
         label = f"{STAGE}: {views} views of {len(records):,} images"
-        write_parts(folder, done, predictions(forward, images, label))
+        if cluster.wanted():
+            with cluster.connected():
+                batches = cluster.predictions(network, records, size, params.views, views, done * PART, label)
+                write_parts(folder, done, batches)
+        else:
+            write_parts(folder, done, predictions(forward, images, label))
     with replacing(ANSWERS) as temporary:
         shutil.move(folder, temporary)
     return f"{STAGE}: {views} views of {len(records):,} images -> {ANSWERS}"

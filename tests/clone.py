@@ -29,6 +29,7 @@ PRODUCT = (
     "dvc.yaml",
     "presets",
     "pyproject.toml",
+    "requirements-cluster.txt",
     "requirements-cuda.txt",
     "requirements-metal.txt",
     "requirements.txt",

@@ -34,7 +34,7 @@ def forecast(forward: Forward, images: tf.data.Dataset, answers: int) -> str:
     Raises `InputError` where the disk is too small for them and for the copy that DVC keeps.
     """
     first, *batches = images.take(1 + MEASURED).as_numpy_iterator()
-    size = sum(values.nbytes for values in _compact(forward(first)).values()) / len(first) * answers
+    size = sum(values.nbytes for values in compact(forward(first)).values()) / len(first) * answers
     start = time.monotonic()
     measured = sum(len(forward(batch)["logits"]) for batch in batches)
     minutes = (time.monotonic() - start) / measured * answers / 60 if measured else 0
@@ -51,7 +51,7 @@ def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:
     """Write the answers of `batches`, each of `BATCH` but the last, as parts from number `first` on."""
     number, waiting = first, []
     for batch in batches:
-        waiting.append(_compact(batch))
+        waiting.append(compact(batch))
         if len(waiting) == PART // BATCH:
             _write_part(part_path(directory, number), waiting)
             number, waiting = number + 1, []
@@ -59,7 +59,7 @@ def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:
         _write_part(part_path(directory, number), waiting)
 
 
-def _compact(answers: Arrays) -> Arrays:
+def compact(answers: Arrays) -> Arrays:
     """Answers as they are stored: logits in float32, feature maps in float16."""
     return {name: values.astype(np.float32 if name == "logits" else np.float16) for name, values in answers.items()}
 

@@ -34,7 +34,7 @@ def forward_pass(network: keras.Model | bytes) -> Forward:
     elif tf.config.list_physical_devices("GPU"):
         return network.predict_on_batch
     else:
-        one_core = _frozen(network)
+        one_core = Network(*frozen(network))
     cores = os.cpu_count() or 1
     threads = ThreadPoolExecutor(cores)
 
@@ -70,18 +70,25 @@ def view_images(records: Records, size: int, views: Views, count: int, first: in
 
     With `first`, those before that number are left out.
     """
+    return drawn(numbered(records, count, first), records.manifest.image_size, size, views)
+
+
+def numbered(records: Records, count: int, first: int = 0) -> tf.data.Dataset:
+    """What `view_images` draws: of each view the serialised example and the view's number (scalar int64)."""
     view, image = divmod(first, len(records))
     examples = records.dataset()
-    numbered = tf.data.Dataset.range(view, count).flat_map(
+    pairs = tf.data.Dataset.range(view, count).flat_map(
         lambda view: examples.map(lambda serialised: (serialised, view))
     )
-    decoded = numbered.skip(image).map(
-        lambda serialised, view: decode(serialised, records.manifest.image_size) | {"view": view}, tf.data.AUTOTUNE
-    )
-    batches = decoded.batch(BATCH).map(
+    return pairs.skip(image).apply(tf.data.experimental.assert_cardinality(count * len(records) - first))
+
+
+def drawn(pairs: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf.data.Dataset:
+    """Batches of `BATCH` views, `size` pixels a side, of what `numbered` gives; `image_size` is that of the records."""
+    decoded = pairs.map(lambda serialised, view: decode(serialised, image_size) | {"view": view}, tf.data.AUTOTUNE)
+    return decoded.batch(BATCH).map(
         lambda batch: augmented(batch["image"], batch["id"], batch["view"], size, views), tf.data.AUTOTUNE
     )
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-(count * len(records) - first) // BATCH)))
 
 
 def to_litert(
@@ -123,18 +130,18 @@ def in_int8(images: tf.data.Dataset, ends: tf.DType) -> Callable[[tf.lite.TFLite
     return configure
 
 
-def _frozen(network: keras.Model) -> Network:
-    """`network` in LiteRT, for one image at a time: in batches XNNPACK takes as long for each.
+def frozen(network: keras.Model) -> tuple[bytes, dict[str, str]]:
+    """What `litert.Network` runs `network` from: a LiteRT file's content, and the outputs by names of their tensors.
 
-    The file has no signature, so its outputs go by the names of their tensors; it is made five times faster than by
-    `to_litert`, which goes by way of a SavedModel.
+    It takes one image at a time: in batches XNNPACK takes as long for each. Without a signature, the file is made five
+    times faster than by `to_litert`, which goes by way of a SavedModel.
     """
     image = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32)
     function = tf.function(lambda image: network(image, training=False)).get_concrete_function(image)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], network)
     converter.experimental_lower_to_saved_model = False
     names = {tensor.name.partition(":")[0]: name for name, tensor in function.structured_outputs.items()}
-    return Network(converter.convert(), names)
+    return converter.convert(), names
 
 
 def _joined(batches: list[Arrays]) -> Arrays:
