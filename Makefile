@@ -4,6 +4,7 @@
 # make real     the full run on real photographs, published to results/cats_vs_dogs; NAME=imagenette: another preset;
 #               FOLDS="0 1 2 3 4" SEEDS="0 1": these student seeds on each of these folds of the data, too
 # make studies  alpha, temperature, labels, epochs and views on a part of the photographs, in results/cats_vs_dogs_studies
+# make front    a dozen students of one teacher: what each costs and gives, in results/cats_vs_dogs_front; NAME, SEEDS as above
 # make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
 # make lock     requirements.txt and requirements-cluster.txt, anew from pyproject.toml (needs uv)
 
@@ -16,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # With the default shell, macOS's make 3.81 looks for simple commands in the PATH that it was started with.
 SHELL := bash
 
-.PHONY: run test check real studies bench lock environment
+.PHONY: run test check real studies front bench lock environment
 
 run: environment
 	dvc repro
@@ -33,6 +34,9 @@ real: environment
 
 studies: environment
 	studies/sweeps.sh
+
+front: environment
+	LADDER="$(LADDER)" SHARE="$(SHARE)" SEEDS="$(SEEDS)" studies/front.sh $(or $(NAME),cats_vs_dogs)
 
 bench: environment
 	python -m benchmarks

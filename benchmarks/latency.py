@@ -51,7 +51,7 @@ def main() -> None:
         }
         one, many = (
             interleaved(*map(passes, files.values()), rounds=15, calls=calls, untimed=2) / calls
-            for passes, calls in ((_one_image, 20), (_batch, 2))
+            for passes, calls in ((one_image, 20), (_batch, 2))
         )
         rows = [
             {
@@ -60,7 +60,7 @@ def main() -> None:
                 "low": 1e3 * np.quantile(one[:, column], 0.25),
                 "high": 1e3 * np.quantile(one[:, column], 0.75),
                 "images_per_second": BATCH / np.median(many[:, column]),
-                "peak_mib": _peak_alone(file),
+                "peak_mib": peak_alone(file),
                 "bytes": file.stat().st_size,
             }
             for column, (name, file) in enumerate(files.items())
@@ -109,7 +109,8 @@ def draw(rows: list[dict], accuracies: dict[str, float]) -> Figure:
     return figure
 
 
-def _one_image(file: Path) -> Callable[[], object]:
+def one_image(file: Path) -> Callable[[], object]:
+    """What answers one random image with a LiteRT file, on one thread."""
     interpreter = Interpreter(str(file), num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
@@ -124,7 +125,8 @@ def _batch(file: Path) -> Callable[[], object]:
     return partial(forward_pass(content), random_batch(BATCH, size))
 
 
-def _peak_alone(file: Path) -> float:
+def peak_alone(file: Path) -> float:
+    """Largest memory, in MiB, of a process that loads a LiteRT file and answers one image."""
     done = subprocess.run([sys.executable, "-c", ALONE, file], cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout)
 

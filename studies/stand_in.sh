@@ -5,6 +5,8 @@ preset=$state.params.yaml
 tracked=(params.yaml dvc.lock metrics plots)
 saved=
 
+[ -s .dvc/tmp/rwlock ] || rm -f .dvc/tmp/rwlock # killed as it writes it, DVC leaves it empty, and then refuses to run
+
 mkdir -p "$(dirname "$state")"
 cp params.yaml "$preset.new" # for its comments
 python -m distillation.preset "$name" --output "$preset.new"

@@ -41,15 +41,17 @@ def residual(x: keras.KerasTensor, student: Student) -> tuple[keras.KerasTensor,
 def inverted_residual(x: keras.KerasTensor, student: Student) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Inverted residuals with squeeze-excitation and hard-swish, as in MobileNetV3 (Howard et al., 2019).
 
-    Few parameters and operations for what it can do, but depthwise convolutions train slowly on CPUs. As there,
-    a last 1x1 convolution widens the map before it is averaged.
+    Few parameters and operations for what it can do, but depthwise convolutions train slowly on CPUs. As there, a
+    last 1x1 convolution widens the map before it is averaged, and hard-swish stands in the second half alone: on
+    large maps it costs more than the convolutions, since LiteRT's quick kernels of whole numbers don't have it.
     """
     stem, *stages = student.channels
-    maps = [_normalised(_stem(stem, student.stem_stride)(x), "hard_silu")]
-    for channels in stages:
-        x = _inverted_residual(maps[-1], channels, student.expansion, stride=2)
+    maps = [_normalised(_stem(stem, student.stem_stride)(x), "relu")]
+    for stage, channels in enumerate(stages):
+        activation = "hard_silu" if 2 * stage >= len(stages) else "relu"
+        x = _inverted_residual(maps[-1], channels, student.expansion, activation, stride=2)
         for _ in range(1, student.blocks):
-            x = _inverted_residual(x, channels, student.expansion)
+            x = _inverted_residual(x, channels, student.expansion, activation)
         maps.append(x)
     widened = _convolution(student.expansion * x.shape[-1], 1, use_bias=False)(x)
     return maps[-2], _normalised(widened, "hard_silu")
@@ -99,12 +101,12 @@ def _residual_pair(x, channels: int, stride: int = 1):
     return layers.Add()([x, y])
 
 
-def _inverted_residual(x, channels: int, expansion: int, stride: int = 1):
+def _inverted_residual(x, channels: int, expansion: int, activation: str, stride: int = 1):
     """Widened, filtered, weighted channel by channel, and narrowed again; with a shortcut where the shape stays."""
     wide = expansion * x.shape[-1]
-    y = _normalised(_convolution(wide, 1, use_bias=False)(x), "hard_silu")
+    y = _normalised(_convolution(wide, 1, use_bias=False)(x), activation)
     y = layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, depthwise_initializer="he_normal")(y)
-    y = _normalised(y, "hard_silu")
+    y = _normalised(y, activation)
     squeezed = layers.GlobalAveragePooling2D(keepdims=True)(y)
     squeezed = layers.ReLU()(_convolution(max(1, wide // 4), 1)(squeezed))
     y = layers.Multiply()([y, layers.Activation("hard_sigmoid")(_convolution(wide, 1)(squeezed))])

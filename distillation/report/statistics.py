@@ -30,17 +30,23 @@ def score(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     probabilities = softmax(logits.astype(np.float64), axis=1)
     predicted, present = probabilities.argmax(axis=1), np.unique(labels)
     correct = predicted == labels
-    interval = stats.binomtest(int(correct.sum()), len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    low, high = wilson(correct.mean(), len(labels))
     ranked = present[-1:] if probabilities.shape[1] == 2 else present  # of two, the other one's area is the same
     return {
         "accuracy": float(correct.mean()),
-        "accuracy_ci_low": float(interval.low),
-        "accuracy_ci_high": float(interval.high),
+        "accuracy_ci_low": low,
+        "accuracy_ci_high": high,
         "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro")),
         "nll": float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()),
         "ece": expected_calibration_error(labels, probabilities),
         "roc_auc": float(np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in ranked])),
     }
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share (0..1) that was seen in `n` trials."""
+    interval = stats.binomtest(round(share * n), n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:

@@ -1,0 +1,256 @@
+"""Train a ladder of students of one teacher, measure all, and write `results/NAME_front` (`studies/front.sh`).
+
+Every student of `front.yaml`, and the preset's own, is distilled from the same cache, and trained from scratch in as
+many steps; each is an experiment of DVC's. `studies/front.py` then names the best for a budget.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from distillation import cpu
+from distillation.errors import InputError, reason
+from distillation.files import read_json, replacing, write_json
+from distillation.params import Params, load_params, validated
+from distillation.preset import complete, write_params
+from distillation.report.statistics import wilson
+from distillation.report.style import save
+from studies import front
+
+LADDER = Path(__file__).with_name("front.yaml")
+STAGES = ("train_scratch", "distill", "evaluate", "export")  # what a student is made by
+SHARED = ("data/records", "models/teacher", "data/teacher_answers")  # what all students are made from
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m studies.ladder", description=__doc__.partition(":")[0])
+    parser.add_argument("preset", help="which stands in params.yaml, with teacher and cache (studies/front.sh)")
+    parser.add_argument("--ladder", type=Path, default=LADDER, help="the table of students (default: %(default)s)")
+    parser.add_argument("--share", type=float, help="of the preset's budget.shown (default: the table's)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="each student is trained with each (default: 0)"
+    )
+    parser.add_argument(
+        "--take-up", action="store_true", help="only make params.yaml the preset's where a killed run left a student's"
+    )
+    options = parser.parse_args()
+    try:
+        preset = complete(options.preset)
+        wanted = students(preset, options.ladder, options.share)
+        if options.take_up:
+            take_up(preset, wanted)
+        else:
+            print(run(wanted, options.seeds, front.finished(options.preset), front.record(options.preset)))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; run it again to go on")
+
+
+def students(preset: Params, ladder: Path, share: float | None = None) -> dict[str, Params]:
+    """The parameters of each student by name: those of `preset` but for what the table says.
+
+    Args:
+        preset: whose own student is `OWN`.
+        ladder: a YAML file: `students`, by name their settings of `student`, and `share`, of `budget.shown`.
+        share: in place of the table's.
+
+    Raises:
+        InputError: where the table is none, or asks for what no student can be.
+    """
+    try:
+        content = yaml.safe_load(ladder.read_text(encoding="utf-8"))
+        settings, share = dict(content["students"]), float(content["share"] if share is None else share)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise InputError(f"{ladder} should hold `share`, a number, and `students`, settings by name") from None
+    found = {}
+    for name, changes in {front.OWN: {}, **settings}.items():
+        values = preset.model_dump()
+        values["budget"]["shown"] = round(share * preset.budget.shown)
+        values["student"] |= changes
+        found[name] = validated(values, f"{ladder}, {name}")
+    return found
+
+
+def take_up(preset: Params, wanted: dict[str, Params]) -> None:
+    """Make `params.yaml` the preset's if it is that of one of `wanted`: a killed run has left it."""
+    standing = load_params()
+    if any(_seeded(each, standing.student.seed) == standing for each in wanted.values()):
+        write_params(preset, Path("params.yaml"))
+
+
+def run(wanted: dict[str, Params], seeds: Sequence[int], finished: Path, record: Path) -> str:
+    """Train those of `wanted` that are not finished, measure all, and write the record; return its table.
+
+    Args:
+        wanted: parameters of the students by name.
+        seeds: each student is trained with each of them.
+        finished: the folder in which finished students are kept.
+        record: the folder to write.
+    """
+    keys = {f"{name}.seed-{seed}": (name, _seeded(each, seed)) for seed in seeds for name, each in wanted.items()}
+    shared = _shared()
+    for number, (key, (_, params)) in enumerate(keys.items(), start=1):
+        made_of = _digest([params.model_dump_json(), shared])
+        if not _is_made_of(finished / key, made_of):
+            print(f"student {number} of {len(keys)}: {key}", file=sys.stderr, flush=True)
+            train(key, params, finished / key, made_of)
+    runs = [{"name": name, "key": key, **read_json(finished / key / "run.json")} for key, (name, _) in keys.items()]
+    found = summarise(runs, measure([finished / key for key in keys]))
+    write_json(record / "front.json", found)
+    with replacing(record / "front.png") as temporary:
+        save(front.draw(found), temporary)
+    text = front.table(found)
+    with replacing(record / "front.md") as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+    return text
+
+
+def train(key: str, params: Params, folder: Path, made_of: str) -> None:
+    """Run the pipeline with `params`, save it as an experiment of DVC's, and keep in `folder` what it gave.
+
+    Not by `dvc exp run`, which leaves git on a detached head when it is killed; after `dvc repro` nothing is lost.
+    """
+    write_params(params, Path("params.yaml"))
+    _run("dvc", "repro")
+    _run("dvc", "exp", "save", "--quiet", "--force", "--name", f"front-{key}")
+    evaluated, exported = read_json("metrics/evaluate.json"), read_json("metrics/export.json")
+    counts = read_json("data/records/manifest.json")["counts"]
+    result = {
+        "made_of": made_of,
+        "params": params.model_dump(),
+        "images": {split: sum(counts[split].values()) for split in ("validation", "test")},
+        "files": {variant: exported[variant] for variant in front.VARIANTS},
+    }
+    for model in ("teacher", "student_scratch", "student_distilled"):
+        result[model] = read_json(f"metrics/{model}.json") | evaluated[model]
+    with replacing(folder) as temporary:
+        shutil.copytree("models/export", temporary / "export")
+        write_json(temporary / "run.json", result)
+
+
+def measure(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Milliseconds for an image on one thread, peak memory (MiB) of a process that answers one, and bytes.
+
+    Of each student's files, by `KEY VARIANT`, and, where LiteRT can take it, of the `teacher` in float32. All take
+    turns, so that a machine that slows down does so for all.
+    """
+    # With TensorFlow, whose greeting the stages keep from the terminal.
+    from benchmarks._timing import interleaved
+    from benchmarks.latency import one_image, peak_alone
+    from distillation.inference.compact import compact
+    from distillation.inference.forward import to_litert
+    from distillation.networks.network import load_network, select
+
+    with tempfile.TemporaryDirectory() as directory:
+        files = {}
+        try:
+            content = compact(to_litert(select(load_network("models/teacher"), "logits")))
+        except Exception as error:  # the converter raises half a dozen kinds
+            print(f"the teacher's latency is left out: LiteRT can't take it ({reason(error)})", file=sys.stderr)
+        else:
+            files["teacher"] = Path(directory, "teacher.tflite")
+            files["teacher"].write_bytes(content)
+        for folder in folders:
+            for variant in front.VARIANTS:
+                files[f"{folder.name} {variant}"] = folder / f"export/student_{variant}.tflite"
+        seconds = interleaved(*map(one_image, files.values()), rounds=15, calls=10, untimed=1) / 10
+        return {
+            name: {
+                "milliseconds": float(1e3 * np.median(seconds[:, column])),
+                "peak_mib": peak_alone(file),
+                "bytes": file.stat().st_size,
+            }
+            for column, (name, file) in enumerate(files.items())
+        }
+
+
+def summarise(runs: list[dict], measured: dict[str, dict[str, float]]) -> dict:
+    """`front.json`: a point for each student and variant, with means over its seeds, and the teacher (0..1).
+
+    Args:
+        runs: what `train` kept of each, with its `name` and `key`.
+        measured: what `measure` found.
+    """
+    images, points = runs[0]["images"], []
+    for name in dict.fromkeys(row["name"] for row in runs):
+        seeds = [row for row in runs if row["name"] == name]
+        params = seeds[0]["params"]
+        for variant in front.VARIANTS:
+            files = [row["files"][variant] for row in seeds]
+            accuracies = [file["accuracy"] for file in files]
+            validated = [file["validation_accuracy"] for file in files]
+            costs = [measured[f"{row['key']} {variant}"] for row in seeds]
+            low, high = wilson(float(np.mean(accuracies)), images["test"])
+            point = {
+                "name": name,
+                "network": params["student"]["network"],
+                "variant": variant,
+                "student": params["student"],
+                "parameters": seeds[0]["student_distilled"]["parameters"],
+                "macs": seeds[0]["student_distilled"]["macs"],
+                "bytes": max(cost["bytes"] for cost in costs),
+                "milliseconds": float(np.median([cost["milliseconds"] for cost in costs])),
+                "peak_mib": max(cost["peak_mib"] for cost in costs),
+                "accuracy_mean": float(np.mean(accuracies)),
+                "accuracy_sd": float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else None,
+                "accuracy_ci_low": low,
+                "accuracy_ci_high": high,
+                "n": len(seeds),
+                "accuracies": accuracies,
+                "validation_accuracy_mean": float(np.mean(validated)),
+                "best_seed": seeds[int(np.argmax(validated))]["key"],
+                "train_accuracy_mean": float(np.mean([row["student_distilled"]["train_accuracy"] for row in seeds])),
+                "scratch_accuracy_mean": float(np.mean([row["student_scratch"]["accuracy"] for row in seeds])),
+            }
+            points.append(point)
+    on_front = [front.pareto(points, cost) for cost in front.COSTS]
+    for number, point in enumerate(points):
+        point["on_front"] = any(number in numbers for numbers in on_front)
+    return {
+        "points": points,
+        "teacher": runs[0]["teacher"] | measured.get("teacher", {}),
+        "images": images,
+        "shown": runs[0]["params"]["budget"]["shown"],
+        "cpu": cpu.name(),
+    }
+
+
+def _seeded(params: Params, seed: int) -> Params:
+    return params.model_copy(update={"student": params.student.model_copy(update={"seed": seed})})
+
+
+def _shared() -> list:
+    """What all students are made of: data, teacher and answers by DVC's hashes, and the files of code with theirs."""
+    lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    deps = {dep for stage in STAGES for dep in stages[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
+    files = sorted({file for dep in deps for file in (Path(dep), *Path(dep).rglob("*.py")) if file.is_file()})
+    return [[outs[path] for path in SHARED], [[str(file), _digest(file.read_text(encoding="utf-8"))] for file in files]]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _is_made_of(folder: Path, made_of: str) -> bool:
+    return (folder / "run.json").exists() and read_json(folder / "run.json")["made_of"] == made_of
+
+
+def _run(*command: str) -> None:
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"`{' '.join(command)}` failed: see above")
+
+
+if __name__ == "__main__":
+    main()
