@@ -106,7 +106,7 @@ class Training(_Section):
 
 
 class Teacher(Training):
-    """A network of `distillation/networks/teachers.py`, frozen under a trained head, or trained as a whole."""
+    """A network of `distillation/networks/teachers.py`, under a solved head (and fine-tuned), or trained as a whole."""
 
     network: Annotated[str, Field(min_length=1)] = "MobileNetV2"
     weights: Annotated[str, Field(min_length=1)] | None = None
@@ -114,10 +114,17 @@ class Teacher(Training):
     image_size: Pixels = 64
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
     answers: Literal["float32", "int8"] = "float32"
+    fine_tune: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch_size: Count = 32
     learning_rate: Positive = 0.012
     weight_decay: NonNegative = 0.01
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _fine_tunes_what_was_trained_before(self) -> "Teacher":
+        if self.fine_tune and self.weights is None:
+            raise ValueError("fine_tune should be 0 where weights is null: the whole network is trained anyway")
+        return self
 
 
 class Student(Training):

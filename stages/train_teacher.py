@@ -1,12 +1,16 @@
-"""Train the teacher: solve a head on the frozen backbone, or (teacher.weights: null) train the whole network."""
+"""Train the teacher: a head is solved on the frozen backbone, and the backbone then fine-tuned where that helps.
+
+With teacher.weights null, the whole network is trained from random weights instead.
+"""
 
 from distillation.console import note, run
 from distillation.data.records import Records
+from distillation.files import write_json
 from distillation.networks.network import MAPS
 from distillation.networks.teachers import build_teacher
 from distillation.params import Params
 from distillation.training.fit import publish, set_seed
-from distillation.training.teacher import train_head, train_whole
+from distillation.training.teacher import better, fine_tune, train_head, train_whole
 
 STAGE, MODEL = "train_teacher", "teacher"
 
@@ -18,8 +22,15 @@ def main(params: Params) -> str:
     network = build_teacher(params.teacher, len(labeled.manifest.classes))
     if not set(MAPS) <= set(network.output):
         note(f"{STAGE}: {params.teacher.network} has no feature maps at 1/16 and 1/32 of the image: logits alone")
-    train = train_whole if params.teacher.weights is None else train_head
-    return publish(STAGE, MODEL, network, train(STAGE, MODEL, network, labeled, validation, params))
+    if params.teacher.weights is None:
+        history, choice = train_whole(STAGE, MODEL, network, labeled, validation, params), {}
+    else:
+        history, choice = train_head(STAGE, MODEL, network, labeled, validation, params), {}
+        if params.teacher.fine_tune:
+            tuned = fine_tune(STAGE, MODEL, network, labeled, validation, params)
+            network, history, choice = better(STAGE, (network, history), tuned)
+            write_json(f"plots/history/{MODEL}.json", history)
+    return publish(STAGE, MODEL, network, history, choice)
 
 
 if __name__ == "__main__":

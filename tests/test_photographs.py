@@ -15,7 +15,7 @@ def run(clone: Clone, hash_seed: int) -> None:
     params = {
         "data": {"name": "cats_vs_dogs", "max_images": 600, "image_size": 128, "test_fraction": 0.25},
         "budget": {"shown": 2400, "answered": 800, "teacher": 800},
-        "teacher": {"weights": "imagenet", "image_size": 128},
+        "teacher": {"weights": "imagenet", "image_size": 128, "fine_tune": 320, "learning_rate": 0.001},
         "student": {"image_size": 48, "channels": [8, 16, 32]},
         "distill": {"weights": {"features": 5}},
     }

@@ -1,16 +1,33 @@
-"""How the teacher learns: the solved head."""
+"""How the teacher learns: its head is solved, its backbone fine-tuned where validation gains by it."""
 
+import itertools
+import shutil
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import changed
 from keras import layers
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from distillation.data.records import Records
+from distillation.files import read_json
+from distillation.inference.forward import plain_images
+from distillation.networks.network import load_network
+from distillation.networks.teachers import HEAD
+from distillation.params import Params, Teacher
+from distillation.training import checkpoint
+from distillation.training import fit as fitting
+from distillation.training import teacher as training_teacher
+from distillation.training.fit import fit
 from distillation.training.head import DECAYS, STOP, cross_entropy, solve_head
+from distillation.training.teacher import better, fine_tune
+from stages import train_teacher
 
 FEATURES = 12
 
@@ -100,3 +117,157 @@ def test_logits_of_a_dense_layer_are_those_of_the_head():
     logits = network.predict(features, verbose=0)
     np.testing.assert_allclose(logits, head.logits(features), rtol=1e-4, atol=1e-4)
     assert head.score("train", features, labels)["train_loss"] == pytest.approx(cross_entropy(logits, labels), abs=1e-4)
+
+
+IMAGES, CLASSES = 24, 3
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def teacher(params: Params) -> Params:
+    """A small one with weights, which are random, to be fine-tuned."""
+    values = {"image_size": 32, "dropout": 0.2, "fine_tune": 48, "batch_size": 8, "learning_rate": 0.001}
+    chosen = params.model_copy(update={"budget": changed(params.budget, teacher=3 * IMAGES)})
+    return chosen.model_copy(update={"teacher": changed(params.teacher, weights="backbone.weights.h5", **values)})
+
+
+def small_teacher(teacher: Teacher, classes: int) -> keras.Model:
+    """A teacher of few weights, always the same ones, as pretrained ones are."""
+    image = keras.Input((teacher.image_size, teacher.image_size, 3), name="image")
+    x = layers.Conv2D(8, 5, 4, kernel_initializer=keras.initializers.HeNormal(1))(layers.Rescaling(1 / 127.5)(image))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
+    logits = layers.Dense(classes, name=HEAD)(layers.Dropout(teacher.dropout)(x))
+    return keras.Model(image, {"logits": logits}, name="teacher")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, records_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with records, in which teachers are small, and checkpoints have a fingerprint without a dvc.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/records").symlink_to(records_directory)
+    monkeypatch.setattr(checkpoint, "fingerprint", lambda stage: f"of {stage}")
+    monkeypatch.setattr(fitting, "REPORTS", 3)
+    for module in (train_teacher, training_teacher):
+        monkeypatch.setattr(module, "build_teacher", small_teacher)
+    return tmp_path
+
+
+def published() -> dict[str, bytes]:
+    """The content of all files that the stage leaves."""
+    files = [*Path("models").rglob("*"), *Path("metrics").rglob("*"), *Path("plots").rglob("*")]
+    return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+
+def backbone_of(network: keras.Model) -> list[np.ndarray]:
+    return network.get_weights()[:-2]
+
+
+def test_frozen_backbone_stays_as_it_is_under_the_best_head(workplace: Path, teacher: Params):
+    chosen = teacher.model_copy(update={"teacher": changed(teacher.teacher, fine_tune=0)})
+    train_teacher.main(chosen)
+    network = load_network("models/teacher")
+    before = small_teacher(chosen.teacher, CLASSES)
+    assert all(map(np.array_equal, backbone_of(network), backbone_of(before)))
+    validation = Records("validation")
+    [images] = plain_images(validation, 32)
+    logits = network.predict(images, verbose=0)["logits"]
+    metrics = read_json("metrics/teacher.json")
+    assert metrics["validation_accuracy"] == pytest.approx(
+        (logits.argmax(axis=1) == validation.labels).mean(), abs=1e-5
+    )
+    assert metrics["validation_loss"] == pytest.approx(cross_entropy(logits, validation.labels), rel=1e-3)
+    [row] = read_json("plots/history/teacher.json")
+    assert row == {"images": 3 * IMAGES} | metrics
+    assert not list(Path(".checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("frozen", "tuned", "is_tuned"), [(0.8, 0.81, True), (0.8, 0.8, False), (0.8, 0.7, False)])
+def test_validation_chooses_between_frozen_and_fine_tuned(frozen: float, tuned: float, is_tuned: bool):
+    networks = keras.Sequential(name="frozen"), keras.Sequential(name="tuned")
+    histories = [{"validation_accuracy": frozen}], [{"validation_accuracy": 1}, {"validation_accuracy": tuned}]
+    chosen, history, metrics = better("train_teacher", *zip(networks, histories, strict=True))
+    assert chosen is networks[is_tuned]
+    assert history is histories[is_tuned]
+    assert metrics == {
+        "fine_tuned": is_tuned,
+        "frozen_validation_accuracy": frozen,
+        "fine_tuned_validation_accuracy": tuned,
+    }
+
+
+def test_fine_tuning_moves_kernels_at_a_smaller_size_and_leaves_normalisation_alone(
+    workplace: Path, teacher: Params, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = []
+
+    def recorded(stage: str, model: str, network: keras.Model, *others: object) -> list[dict]:
+        sizes.append(network.input_shape[1])
+        return fit(stage, model, network, *others)
+
+    monkeypatch.setattr(training_teacher, "fit", recorded)
+    monkeypatch.setattr(training_teacher, "FINE_TUNE_SIZE", 24)
+    train, validation = Records("train"), Records("validation")
+    frozen = small_teacher(teacher.teacher, CLASSES)
+    tuned, history = fine_tune("train_teacher", "teacher", frozen, train, validation, teacher)
+    assert sizes == [24]
+    assert tuned.input_shape[1] == 32
+    for before, after in zip(frozen.layers, tuned.layers, strict=True):
+        for old, new in zip(before.get_weights(), after.get_weights(), strict=True):
+            moves = not isinstance(before, layers.BatchNormalization)
+            assert np.array_equal(old, new) is not moves
+        assert after.trainable
+    assert [row["images"] for row in history] == [16, 32, 48]
+    logits = tuned.predict(np.concatenate([*plain_images(validation, 32)]), verbose=0)["logits"]
+    assert history[-1]["validation_loss"] == pytest.approx(cross_entropy(logits, validation.labels), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["fine_tune", "step", "publish"])
+def test_killed_teacher_ends_with_the_same_bytes(
+    workplace: Path, teacher: Params, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """After its head, within its fine-tuning, and after both; what was done is not done again."""
+    keras.utils.clear_session()  # the names of layers are counted anew, as in a new process
+    monkeypatch.setattr(train_teacher, "better", lambda stage, frozen, tuned: (*tuned, {"fine_tuned": True}))
+    train_teacher.main(teacher)
+    undisturbed = published()
+    for name in ("models", "metrics", "plots"):
+        shutil.rmtree(name)
+    keras.utils.clear_session()
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "step":
+            steps, original = itertools.count(1), fitting.training_step
+
+            def counted(*arguments: object) -> Callable:
+                step = original(*arguments)
+                return lambda *batch: killed() if next(steps) == 4 else step(*batch)
+
+            patch.setattr(fitting, "training_step", counted)
+        else:
+            patch.setattr(train_teacher, where, killed)
+        with pytest.raises(Killed):
+            train_teacher.main(teacher)
+    keras.utils.clear_session()
+    solved, original = [], training_teacher.solve_head
+    monkeypatch.setattr(
+        training_teacher, "solve_head", lambda *a, **named: solved.append(None) or original(*a, **named)
+    )
+    train_teacher.main(teacher)
+    assert published().keys() == undisturbed.keys()
+    for name, content in published().items():
+        assert content == undisturbed[name], name
+    assert len(solved) == (0 if where == "publish" else 1)
+    assert not list(Path(".checkpoints").iterdir())
+
+
+def test_fine_tuning_random_weights_is_refused(params: Params):
+    with pytest.raises(ValueError, match="fine_tune should be 0 where weights is null"):
+        changed(params.teacher, weights=None, fine_tune=100)

@@ -4,7 +4,6 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,11 +19,12 @@ class Checkpoint:
 
     `keras.callbacks.BackupAndRestore` writes weights and epoch as two files, so that a kill between
     them resumes one epoch off; here one file is renamed into place. A checkpoint made under other
-    parameters, code or data has another fingerprint and is not taken up.
+    parameters, code or data has another fingerprint and is not taken up. A stage that trains in several steps gives
+    each a `step` of its own.
     """
 
-    def __init__(self, stage: str, variables: Sequence[keras.Variable]):
-        self._path = _path(stage)
+    def __init__(self, stage: str, variables: Sequence[keras.Variable], step: str = "fit"):
+        self._path = DIRECTORY / f"{stage}.{step}.npz"
         self._fingerprint = fingerprint(stage)
         self._variables = variables
 
@@ -52,8 +52,5 @@ class Checkpoint:
 
 def discard(stage: str) -> None:
     """Remove what `Checkpoint` saved: the stage has finished."""
-    _path(stage).unlink(missing_ok=True)
-
-
-def _path(stage: str) -> Path:
-    return DIRECTORY / f"{stage}.npz"
+    for path in DIRECTORY.glob(f"{stage}.*.npz"):
+        path.unlink()

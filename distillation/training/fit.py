@@ -127,11 +127,13 @@ def training_step(
     return step
 
 
-def publish(stage: str, model: str, network: keras.Model, history: History) -> str:
-    """Write a trained network and its final metrics; return the stage's line of result."""
+def publish(
+    stage: str, model: str, network: keras.Model, history: History, further: dict[str, bool | float] | None = None
+) -> str:
+    """Write a trained network and its final metrics, with `further` ones; return the stage's line of result."""
     save_network(network, f"models/{model}")
     kept = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
-    write_json(f"metrics/{model}.json", {key: history[-1][key] for key in kept})
+    write_json(f"metrics/{model}.json", {key: history[-1][key] for key in kept} | (further or {}))
     discard(stage)
     return f"{stage}: validation accuracy {history[-1]['validation_accuracy']:.4f} -> models/{model}"
 

@@ -1,22 +1,24 @@
-"""How the teacher learns: its head is solved on a frozen backbone, or the whole network is trained."""
+"""How the teacher learns: its head is solved on a frozen backbone, which may be fine-tuned, or all of it is trained."""
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from distillation.console import note
 from distillation.data.records import Records
 from distillation.files import write_json
 from distillation.inference.forward import forward_pass, plain_images, predict, view_images
-from distillation.networks.teachers import HEAD
+from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
 from distillation.training.batches import plain_batches, view_stream
-from distillation.training.checkpoint import History
+from distillation.training.checkpoint import Checkpoint, History
 from distillation.training.fit import fit
 from distillation.training.head import solve_head
 from distillation.training.objective import Objective
 
 WARMUP = 0.1  # share of the steps of a network that is trained whole
+FINE_TUNE_SIZE = 128  # pixels: side of what a backbone is fine-tuned on; at 224 a view would take three times as long
 
 
 def train_whole(
@@ -39,38 +41,103 @@ def train_whole(
 
 
 def train_head(
-    stage: str, model: str, network: keras.Model, train: Records, validation: Records, params: Params
+    stage: str,
+    model: str,
+    network: keras.Model,
+    train: Records,
+    validation: Records,
+    params: Params,
+    step: str = "frozen",
 ) -> History:
     """Put the best head on the backbone of `network`, which stays as it is.
 
     The head learns from the plain view of each image, and from as many augmented ones as `budget.teacher` has room
     for. Each passes through the backbone once.
 
+    Args:
+        stage: name in dvc.yaml.
+        model: names the history.
+        network: see `build_teacher`.
+        train: labeled images.
+        validation: images by which the strength of decay is chosen.
+        params: all parameters.
+        step: names the checkpoint, since a stage may put a head on two networks.
+
     Returns:
         A history of one row, with the keys of `fit`'s.
     """
-    size, views = params.teacher.image_size, max(0, round(params.budget.teacher / len(train)) - 1)
-    backbone = forward_pass(keras.Model(network.input, {"features": network.get_layer(HEAD).input}))
+    head, size = network.get_layer(HEAD), params.teacher.image_size
+    checkpoint = Checkpoint(stage, head.variables, step)
+    history = checkpoint.restore()
+    if not history:
+        views = max(0, round(params.budget.teacher / len(train)) - 1)
+        backbone = forward_pass(keras.Model(network.input, {"features": head.input}))
 
-    def features(images: tf.data.Dataset, name: str) -> np.ndarray:
-        return predict(backbone, images, f"{stage}: features of {name}")["features"]
+        def features(images: tf.data.Dataset, name: str) -> np.ndarray:
+            return predict(backbone, images, f"{stage}: {step} features of {name}")["features"]
 
-    seen, held_out = (
-        features(plain_images(train, size), "plain images"),
-        features(plain_images(validation, size), "validation"),
-    )
-    if views:
-        seen = np.concatenate([seen, features(view_images(train, size, params.views, views), "views")])
-    labels = np.tile(train.labels, 1 + views)
-    note(f"{stage}  solving the head on {len(labels):,} views")
-    head = solve_head(seen, labels, held_out, validation.labels, len(train.manifest.classes))
-    network.get_layer(HEAD).set_weights([head.kernel, head.bias])
-    history = [
-        {
-            "images": len(labels),
-            **head.score("train", seen, labels),
-            **head.score("validation", held_out, validation.labels),
-        }
-    ]
+        seen, labels = features(plain_images(train, size), "plain images"), np.tile(train.labels, 1 + views)
+        if views:
+            seen = np.concatenate([seen, features(view_images(train, size, params.views, views), "views")])
+        held_out = features(plain_images(validation, size), "validation"), validation.labels
+        note(f"{stage}  solving the head on {len(labels):,} views")
+        solved = solve_head(seen, labels, *held_out, classes=len(train.manifest.classes))
+        head.set_weights([solved.kernel, solved.bias])
+        row = {"images": len(labels), **solved.score("train", seen, labels), **solved.score("validation", *held_out)}
+        history = [row]
+        checkpoint.save(history)
     write_json(f"plots/history/{model}.json", history)
     return history
+
+
+def fine_tune(
+    stage: str, model: str, network: keras.Model, train: Records, validation: Records, params: Params
+) -> tuple[keras.Model, History]:
+    """A copy of `network`, a backbone under a solved head, that has learned from `teacher.fine_tune` further views.
+
+    Normalisation keeps its statistics, scale and offset: in batches of few, unlike images new ones are worse. What
+    takes the time is done at `FINE_TUNE_SIZE`; then the head is solved again, at the teacher's own size.
+
+    Returns:
+        The copy, and its history (see `fit`), whose last row is that of the solved head.
+    """
+    teacher, classes = params.teacher, len(train.manifest.classes)
+    size = min(teacher.image_size, FINE_TUNE_SIZE)
+    learner = build_teacher(teacher.model_copy(update={"image_size": size}), classes)
+    learner.set_weights(network.get_weights())
+    for layer in learner.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+    steps = max(1, teacher.fine_tune // teacher.batch_size)
+    history = fit(
+        stage,
+        model,
+        learner,
+        Objective(),
+        view_stream(train, size, params.views, steps, teacher),
+        plain_batches(validation, size, teacher.batch_size),
+        steps,
+        teacher,
+        round(WARMUP * steps),
+    )
+    tuned = build_teacher(teacher, classes)
+    tuned.set_weights(learner.get_weights())
+    [solved] = train_head(stage, model, tuned, train, validation, params, "fine-tuned")
+    return tuned, [*history[:-1], history[-1] | solved | {"images": history[-1]["images"]}]
+
+
+def better(
+    stage: str, frozen: tuple[keras.Model, History], tuned: tuple[keras.Model, History]
+) -> tuple[keras.Model, History, dict[str, bool | float]]:
+    """Of two networks with their histories, the one that is right more often on validation: a tie leaves it frozen.
+
+    And what `metrics/teacher.json` says of the choice. A line says it, too.
+    """
+    accuracies = [history[-1]["validation_accuracy"] for _, history in (frozen, tuned)]
+    is_tuned = accuracies[1] > accuracies[0]
+    note(
+        f"{stage}: validation accuracy {accuracies[0]:.4f} with the backbone frozen, {accuracies[1]:.4f} fine-tuned: "
+        f"the {'fine-tuned' if is_tuned else 'frozen'} one is the teacher"
+    )
+    names = ("frozen_validation_accuracy", "fine_tuned_validation_accuracy")
+    return *(tuned if is_tuned else frozen), {"fine_tuned": is_tuned, **dict(zip(names, accuracies, strict=True))}
