@@ -653,7 +653,7 @@ def test_publishing_writes_the_network_and_its_last_metrics(workplace: Path, stu
     assert line == "distill: validation accuracy 0.5000 -> models/student"
     written = sorted(path.relative_to(workplace).as_posix() for path in workplace.rglob("*") if path.is_file())
     assert written == [
-        ".checkpoints/train_scratch.npz",
+        ".checkpoints/train_scratch.fit.npz",
         "metrics/student.json",
         "models/student/network.json",
         "models/student/network.weights.h5",
