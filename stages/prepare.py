@@ -22,6 +22,7 @@ from distillation.data.splits import (
     hide_labels,
     image_id,
     overlapping,
+    random_ranks,
     resembling,
     stratified_split,
 )
@@ -80,23 +81,23 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
     stays = ~np.logical_or.reduce([*dropped.values()])
     dropped["overlapping"] |= overlapping(spool.hashes, spool.splits, stays)
     stays &= ~dropped["overlapping"]
-    splits, labels, labeled = np.full(len(stays), NO_SPLIT, np.int8), spool.labels.copy(), spool.splits != NO_SPLIT
-    splits[stays & labeled] = stratified_split(
-        spool.ids[stays & labeled],
-        labels[stays & labeled],
-        spool.splits[stays & labeled],
+    labels, labeled, ranks = spool.labels.copy(), spool.splits != NO_SPLIT, random_ranks(spool.ids, data.seed)
+    splits = stratified_split(
+        ranks,
+        labels,
+        np.where(stays, spool.splits, np.int8(NO_SPLIT)),
         classes,
         data.validation_fraction,
         data.test_fraction,
-        data.seed,
         data.fold,
         data.max_images,
     )
     of_split = {name: splits == number for number, name in enumerate(SPLITS)}
     counts = {name: class_counts(labels[mask], classes) for name, mask in of_split.items()}
     train = of_split.pop("train")
+    labels[train] = hide_labels(ranks[train], labels[train], data.labeled_fraction)
+    del ranks  # before much more memory is taken
     near = {name: resembling(spool.hashes[mask], spool.hashes[train]) for name, mask in of_split.items()}
-    labels[train] = hide_labels(spool.ids[train], labels[train], data.labeled_fraction, data.seed)
     unlabeled = stays & ~labeled
     dropped["overlapping"][unlabeled] = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
     unlabeled &= ~dropped["overlapping"]

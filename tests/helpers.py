@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from distillation.data.records import Manifest, write_records
-from distillation.data.splits import SPLITS, Example, hide_labels, image_id, stratified_split
+from distillation.data.splits import SPLITS, Example, hide_labels, image_id, random_ranks, stratified_split
 from distillation.files import write_json
 from distillation.report.statistics import MODELS
 
@@ -111,14 +111,10 @@ def split_examples(
     **options: object,
 ) -> dict[str, list[Example]]:
     """The examples of each split, in id order."""
-    found = stratified_split(
-        **columns(examples),
-        classes=classes,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        **options,
-    )
+    arrays = columns(examples)
+    ranks = random_ranks(arrays["ids"], seed)
+    fractions = validation_fraction, test_fraction
+    found = stratified_split(ranks, arrays["labels"], arrays["splits"], classes, *fractions, **options)
     ordered = sorted(zip(found, examples, strict=True), key=lambda pair: pair[1].id)
     return {name: [one for part, one in ordered if part == number] for number, name in enumerate(SPLITS)}
 
@@ -126,7 +122,7 @@ def split_examples(
 def labels_hidden(examples: Sequence[Example], labeled_fraction: float, seed: int = 0) -> list[Example]:
     """The examples, of which that share of each class keeps its label."""
     arrays = columns(examples)
-    labels = hide_labels(arrays["ids"], arrays["labels"], labeled_fraction, seed).tolist()
+    labels = hide_labels(random_ranks(arrays["ids"], seed), arrays["labels"], labeled_fraction).tolist()
     return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)]
 
 

@@ -80,34 +80,38 @@ def overlapping(hashes: np.ndarray, splits: np.ndarray, stays: np.ndarray) -> np
     return found
 
 
+def random_ranks(ids: np.ndarray, seed: int) -> np.ndarray:
+    """A number (n,) uint64 for each image, as if drawn at random from `seed`: the start of the SHA-256 of both."""
+    digests = (hashlib.sha256(f"{seed} {number:0{ID_LENGTH}x}".encode()).digest() for number in map(int, ids))
+    return np.fromiter((int.from_bytes(digest[:8]) for digest in digests), np.uint64, len(ids))
+
+
 def stratified_split(
-    ids: np.ndarray,
+    ranks: np.ndarray,
     labels: np.ndarray,
     splits: np.ndarray,
     classes: Sequence[str],
     validation_fraction: float,
     test_fraction: float,
-    seed: int,
     fold: int = 0,
     max_images: int | None = None,
 ) -> np.ndarray:
-    """The split of each image, or `NO_SPLIT`: (n,) int8. The order of the images does not matter.
+    """The split of each image, or `NO_SPLIT`: (n,) int8. Images of no split stay so; their order does not matter.
 
     Official validation and test images stay where they are. What is missing of these two is taken from the training
-    images of each class, by rank of sha256(seed, id): test first, then validation. Fold f begins f times as many images
-    further on, so folds have disjoint tests (or, where the test is official, disjoint validations), until the class is
+    images of each class, by `random_ranks`: test first, then validation. Fold f begins f times as many images further
+    on, so folds have disjoint tests (or, where the test is official, disjoint validations), until the class is
     used up and they begin anew.
 
     With `max_images`, that many are taken first, in the proportions of classes and splits (but enough for one in each),
     by the same rank. Raises `InputError` where a class lacks images for one in each split.
     """
-    ranks = _ranks(ids, seed)
-    share = 1 if max_images is None else min(1, max_images / max(1, len(ids)))
+    share = 1 if max_images is None else min(1, max_images / max(1, np.count_nonzero(splits != NO_SPLIT)))
     missing = [split for split in (TEST, VALIDATION) if not (splits == split).any()]
     fractions, least = {TEST: test_fraction, VALIDATION: validation_fraction}, 1 + len(missing)
-    placed, problems = np.full(len(ids), NO_SPLIT, np.int8), []
+    placed, problems = np.full(len(ranks), NO_SPLIT, np.int8), []
     for label, name in enumerate(classes):
-        of_class = np.flatnonzero(labels == label)
+        of_class = np.flatnonzero((labels == label) & (splits != NO_SPLIT))
         of_class = of_class[np.argsort(ranks[of_class], kind="stable")]
         for split in {VALIDATION, TEST} - set(missing):
             official = of_class[splits[of_class] == split]
@@ -136,14 +140,14 @@ def stratified_split(
     return placed
 
 
-def hide_labels(ids: np.ndarray, labels: np.ndarray, labeled_fraction: float, seed: int) -> np.ndarray:
+def hide_labels(ranks: np.ndarray, labels: np.ndarray, labeled_fraction: float) -> np.ndarray:
     """The labels, of which each class keeps that share, one at least; all others become `UNLABELED`.
 
     By rank, as in the split: what a smaller share keeps, a larger one keeps too.
     """
     if labeled_fraction == 1:
         return labels
-    ranks, hidden = _ranks(ids, seed), np.full_like(labels, UNLABELED)
+    hidden = np.full_like(labels, UNLABELED)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         of_class = of_class[np.argsort(ranks[of_class], kind="stable")]
@@ -176,7 +180,7 @@ def resembling(hashes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return found
 
 
-_AT_A_TIME = 2**16
+_AT_A_TIME = 2**14
 _EDGES = np.linspace(0, 64, NEAR_BITS + 3).round().astype(int)
 _BIT_GROUPS = [np.uint64((1 << int(end)) - (1 << int(start))) for start, end in itertools.pairwise(_EDGES)]
 
@@ -185,9 +189,3 @@ def class_counts(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
     """Number of labels by class name, zeros included; `UNLABELED` ones don't count."""
     counts = np.bincount(labels[labels != UNLABELED], minlength=len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
-
-
-def _ranks(ids: np.ndarray, seed: int) -> np.ndarray:
-    """A number (n,) uint64 for each image, as if drawn at random from `seed`: the start of the SHA-256 of both."""
-    digests = (hashlib.sha256(f"{seed} {number:0{ID_LENGTH}x}".encode()).digest() for number in map(int, ids))
-    return np.fromiter((int.from_bytes(digest[:8]) for digest in digests), np.uint64, len(ids))

@@ -37,9 +37,10 @@ class Spool:
         finally:
             for file in files:
                 file.close()
-        ids, splits, labels, hashes = (np.frombuffer(column, column.typecode) for column in columns)
-        order = np.lexsort((labels, splits, ids))
-        self.ids, self.splits, self.labels, self.hashes = (column[order] for column in (ids, splits, labels, hashes))
+        columns = [np.frombuffer(column, column.typecode) for column in columns]
+        order = np.lexsort(columns[2::-1])
+        # One after the other, so that the memory of those that came unordered is free again.
+        self.ids, self.splits, self.labels, self.hashes = (columns.pop(0)[order] for _ in range(len(columns)))
 
     def __iter__(self) -> Iterator[Example]:
         """The examples in order of id, split, label and source."""
