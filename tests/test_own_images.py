@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from clone import ROOT, Clone, copy_of_the_product, draw_folder
 from helpers import needs_imagenet_1
 
@@ -12,6 +13,11 @@ pytestmark = [pytest.mark.slow, needs_imagenet_1]
 def test_own_images_and_then_the_fast_tests(tmp_path) -> None:
     clone = Clone(tmp_path / "repository")
     copy_of_the_product(clone)
+    preset = clone.path / "presets/photographs.yaml"
+    content = yaml.safe_load(preset.read_text())
+    content["budget"] = {"shown": 640, "answered": 100, "teacher": 100}  # the same way with less patience
+    content["teacher"] |= {"fine_tune": 32, "batch_size": 16} if "fine_tune" in content["teacher"] else {}
+    preset.write_text(yaml.safe_dump(content))
     clone.commit("as it comes")
     draw_folder(clone.path / "photos")
     (commands,) = re.findall(r"^## Your own images\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S | re.M)
