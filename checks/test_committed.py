@@ -105,6 +105,8 @@ def test_record_shows_no_image_of_others() -> None:
 
 def test_record_was_made_with_the_committed_preset() -> None:
     """On the keys that both have: those that came later stand at their defaults."""
+    if not (RECORD / "summary.json").exists():
+        pytest.skip("the record was made with older code, which docs/results.md says; `make real` replaces it")
     params = yaml.safe_load((RECORD / "params.yaml").read_text())
     preset = leaves(complete(RECORD.name).model_dump())
     for key in leaves(params).keys() & preset.keys():
