@@ -1,14 +1,19 @@
-"""The teacher's pass on a Ray cluster: two nodes of one CPU each on this machine."""
+"""The teacher's pass and a grid of experiments on a Ray cluster: two nodes of one CPU each on this machine."""
 
+import itertools
+import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import pytest
+from clone import ROOT, Clone
 from helpers import changed
 from keras import layers
 
@@ -22,6 +27,7 @@ from distillation.networks.network import save_network
 from distillation.networks.students import build_student
 from distillation.params import Params
 from stages import cache_teacher_logits
+from studies import grid
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-cluster.txt")
@@ -167,6 +173,116 @@ def test_other_versions_are_named(workplace: Params, two: Cluster, monkeypatch: 
     monkeypatch.setattr(cluster, "_versions", lambda: has | {"Python": "3.12.99"})
     assert f"has Python {has['Python']}, " in (line := complaint(workplace))
     assert "should have Python 3.12.99, " in line
+
+
+STAGE = """
+import json, pathlib, sys, yaml
+values = yaml.safe_load(open("params.yaml"))
+alpha, seed = values["distill"]["alpha"], values["student"]["seed"]
+if alpha > 1:
+    sys.exit(f"error: distill.alpha = {alpha}")
+weight = float(open("weight.txt").read())
+pathlib.Path("model.txt").write_text(f"model {alpha} {seed}")
+pathlib.Path("metrics.json").write_text(json.dumps({"accuracy": weight * alpha + seed}))
+"""
+PIPELINE = """
+stages:
+  distill:
+    cmd: python stage.py
+    deps: [stage.py, weight.txt]
+    params: [distill.alpha, student.seed]
+    outs: [model.txt]
+    metrics: [metrics.json: {cache: false}]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Clone:
+    """A clone of a repository with one quick stage and a file of data; its remotes are a bare repository and a folder.
+
+    The data are in no cache but the DVC remote.
+    """
+    here = Clone(tmp_path / "here")
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", tmp_path / "bare"], check=True)
+    subprocess.run(["git", "clone", "-q", tmp_path / "bare", here.path], check=True, capture_output=True)
+    here.run("git", "checkout", "-qb", "main")
+    here.run("git", "config", "user.name", "t")
+    here.run("git", "config", "user.email", "t@example.org")
+    (here.path / "stage.py").write_text(STAGE)
+    (here.path / "dvc.yaml").write_text(PIPELINE)
+    (here.path / "params.yaml").write_text("distill:\n  alpha: 0.1\nstudent:\n  seed: 0\n")
+    (here.path / "weight.txt").write_text("0.5")
+    here.run("dvc", "init", "-q")
+    here.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "storage"))
+    here.run("dvc", "add", "weight.txt")
+    here.run("dvc", "repro")
+    here.commit("begin")
+    return here
+
+
+def metrics(clone: Clone) -> dict[tuple[float, int], dict]:
+    """The metrics of every experiment, by alpha and seed."""
+    shown = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
+    found = {}
+    for experiment in itertools.chain(*(revision["experiments"] or [] for revision in shown)):
+        data = experiment["revs"][0]["data"]
+        params = data["params"]["params.yaml"]["data"]
+        found[params["distill"]["alpha"], params["student"]["seed"]] = data["metrics"]["metrics.json"]["data"]
+    return found
+
+
+def test_grid_is_what_the_queue_would_run(here: Clone, two: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def run(alpha: str) -> subprocess.CompletedProcess:
+        return here.run(
+            "python", "-m", "studies.grid", "-S", f"distill.alpha={alpha}", "-S", "student.seed=range(0,2)", check=False
+        )
+
+    assert "is not on the Git remote origin" in run("0.2").stderr
+    here.run("git", "push", "-q", "origin", "main")
+    here.run("dvc", "push")
+    (here.path / "params.yaml").write_text("distill:\n  alpha: 0.9\nstudent:\n  seed: 0\n")
+    assert "changes that are not committed" in run("0.2").stderr
+    here.run("git", "checkout", "-q", "params.yaml")
+    first = run("0.2,7")
+    assert first.returncode == 1
+    failed = [line for line in first.stdout.splitlines() if "failed" in line]
+    assert sorted(line[:14] for line in failed) == ["alpha-7-seed-0", "alpha-7-seed-1"]
+    assert all("error: distill.alpha = 7" in line for line in failed)
+    assert "2 of 4 are done" in first.stdout
+    more = run("0.2,0.6")
+    assert more.returncode == 0
+    assert "4 experiments, of which 2 are still to be run" in more.stdout
+    third = Clone(tmp_path / "third")
+    here.run("git", "clone", "-qb", "main", str(tmp_path / "bare"), str(third.path))
+    third.run("dvc", "exp", "pull", "origin")
+    found = metrics(third)
+    assert {settings: row["accuracy"] for settings, row in found.items()} == {
+        (alpha, seed): 0.5 * alpha + seed for alpha in (0.2, 0.6) for seed in (0, 1)
+    }
+    done = [line.removesuffix(": done") for line in more.stdout.splitlines() if line.endswith(": done")]
+    third.run("dvc", "exp", "apply", done[0])
+    assert (third.path / "model.txt").read_text().startswith("model 0.6 ")
+    here.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6", "-S", "student.seed=range(0,2)")
+    here.run("dvc", "exp", "run", "--run-all")
+    assert metrics(here) == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["a.b=1,2", "c=x"], [["a.b=1", "c=x"], ["a.b=2", "c=x"]]),
+        (["a.b=range(0,3)"], [["a.b=0"], ["a.b=1"], ["a.b=2"]]),
+        (["a=[16,32],[8]"], [["a=[16,32]"], ["a=[8]"]]),
+    ],
+)
+def test_names_of_a_grid_are_of_its_settings(settings: list[str], expected: list[list[str]]):
+    found = grid.experiments(settings)
+    assert [*found.values()] == [[f"params.yaml:{setting}" for setting in each] for each in expected]
+    assert grid.experiments(settings) == found
+    assert len(found) == len(expected)
+    assert all(re.fullmatch(r"[\w.]+(-[\w.]+)*", name) for name in found)
 
 
 def test_cluster_that_is_not_there_is_named(workplace: Params, monkeypatch: pytest.MonkeyPatch):
