@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TASK = 16 * BATCH  # answers: seconds of work, so that sending costs little, and all nodes end at about the same time
 AHEAD = 3  # tasks on their way for each CPU; this bounds memory
 RETRIES = 8  # of a task whose worker or node dies
-PATIENCE = 120  # seconds until a task must have run on a CPU: workers are started meanwhile
+PATIENCE = 120  # seconds for one task to run on any CPU, of which a worker may still have to be started
 INSTALL = "pip install -r requirements-cluster.txt"
 ROUNDING = ("avx", "amx", "fma", "asimd", "sve", "sme", "bf16", "i8mm")  # instruction sets that may change it
 
