@@ -20,7 +20,8 @@ def results() -> dict:
 
 
 def test_every_script_has_its_key_in_the_results(results: dict) -> None:
-    assert set(results) == {*RATIOS, "latency", "scaling", "environment"}
+    optional = {"teachers"}  # rows beside an answer
+    assert set(results) - optional == {*RATIOS, "latency", "scaling", "environment"}
 
 
 def test_results_are_what_the_scripts_ask(results: dict) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from distillation.errors import InputError, reason
 
@@ -18,6 +18,15 @@ def _number(value: object) -> object:
         except ValueError:
             return value
     return value
+
+
+NO_FILE = "models/README.md"  # `teacher.file` of those who have none: DVC wants a file that there is
+
+
+def _classifier(path: str) -> str:
+    if path != NO_FILE and not path.endswith((".keras", ".tflite")):
+        raise ValueError(f"the path of a .keras or .tflite file, or {NO_FILE} for none")
+    return path
 
 
 def _not_bool(value: object) -> object:
@@ -106,8 +115,11 @@ class Training(_Section):
 
 
 class Teacher(Training):
-    """A network of `distillation/networks/teachers.py`, under a solved head (and fine-tuned), or trained as a whole."""
+    """A network under a solved head (and fine-tuned), one that is trained as a whole, or one's own file."""
 
+    file: Annotated[str, AfterValidator(_classifier)] = NO_FILE
+    input_range: Literal["0..255", "0..1", "-1..1", "imagenet"] = "0..255"
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
     network: Annotated[str, Field(min_length=1)] = "MobileNetV2"
     weights: Annotated[str, Field(min_length=1)] | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35

@@ -31,7 +31,8 @@ def fingerprint(stage: str) -> str:
             if f"{key}.".startswith(f"{declared}."):
                 digest.update(f"{key}={value!r}\n".encode())
     for dependency in definition["deps"]:
-        path = Path(dependency)
+        key = dependency.removeprefix("${").removesuffix("}")
+        path = Path(params[key] if key != dependency else dependency)  # as DVC puts the value of a parameter in
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_dir() or file.suffix == ".pyc":
                 continue

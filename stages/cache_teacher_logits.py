@@ -12,7 +12,7 @@ from distillation.inference import cluster
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
-from distillation.networks.network import load_network
+from distillation.inference.own_file import LiteRTTeacher, load_trained
 from distillation.params import Params
 from distillation.resume import unfinished
 
@@ -27,24 +27,27 @@ def main(params: Params) -> str:
     Unlabeled images only fill up to as many as the budget has answers. Logits are raw, float32 (classes,), so that
     neither temperature nor alpha ever asks the teacher again. Of each feature map there are its principal components,
     float16 (height, width, channels). Killed, it goes on from the last part that is whole.
-    Where `RAY_ADDRESS` names a Ray cluster, its nodes answer.
+    Where `RAY_ADDRESS` names a Ray cluster, its nodes answer, but for a teacher from a `.tflite` file.
     """
-    records, teacher = Records("train", at_most=params.budget.answered), load_network("models/teacher")
+    records, teacher = Records("train", at_most=params.budget.answered), load_trained("models/teacher")
     views = params.budget.views(len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
-    teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
+    own = isinstance(teacher, LiteRTTeacher)  # logits alone; its file runs as it is, and here
+    on_cluster = cluster.wanted() and not own
+    if not own:
+        teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
     folder = unfinished(STAGE)
     done = next(number for number in itertools.count() if not part_path(folder, number).exists())
     if done * PART < views * len(records):
         network = teacher
-        if params.teacher.answers == "int8":
+        if params.teacher.answers == "int8" and not own:
             network = to_litert(teacher, in_int8(sample.take(INT8_BATCHES), tf.float32))
         forward, images = forward_pass(network), view_images(records, size, params.views, views, first=done * PART)
-        alone = " on this machine alone" if cluster.wanted() else ""
+        alone = " on this machine alone" if on_cluster else ""
         note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}{alone}")
         label = f"{STAGE}: {views} views of {len(records):,} images"
-        if cluster.wanted():
+        if on_cluster:
             with cluster.connected():
                 batches = cluster.predictions(network, records, size, params.views, views, done * PART, label)
                 write_parts(folder, done, batches)

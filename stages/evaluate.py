@@ -10,7 +10,7 @@ from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing, write_json
 from distillation.inference.forward import forward_pass, plain_images, predict
-from distillation.networks.network import load_network, macs, select
+from distillation.inference.own_file import LiteRTTeacher, load_trained, size
 from distillation.params import Params
 from distillation.report.statistics import (
     MODELS,
@@ -36,10 +36,10 @@ def main(params: Params) -> str:
     labels, classes = records.labels, records.manifest.classes
     logits, right, right_on_validation, metrics = {}, {}, {}, {}
     for name in MODELS:
-        network = select(load_network(f"models/{name}"), "logits")
+        network = load_trained(f"models/{name}", "logits")
         logits[name] = _logits(network, records, f"evaluate: {name}")
         right[name] = logits[name].argmax(axis=1) == labels
-        metrics[name] = score(labels, logits[name]) | {"parameters": network.count_params(), "macs": macs(network)}
+        metrics[name] = score(labels, logits[name]) | size(network)
         if name in ("teacher", "student_scratch"):
             answers = _logits(network, validation, f"evaluate: {name} on validation")
             right_on_validation[name] = answers.argmax(axis=1) == validation.labels
@@ -61,7 +61,7 @@ def main(params: Params) -> str:
     return f"evaluate: test accuracy {accuracies} -> metrics/evaluate.json"
 
 
-def _logits(network: keras.Model, records: Records, description: str) -> np.ndarray:
+def _logits(network: keras.Model | LiteRTTeacher, records: Records, description: str) -> np.ndarray:
     """What `network` answers to the plain view of each image: (n, classes) float32."""
     return predict(forward_pass(network), plain_images(records, network.input_shape[1]), description)["logits"]
 

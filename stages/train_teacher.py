@@ -1,6 +1,7 @@
 """Train the teacher: a head is solved on the frozen backbone, and the backbone then fine-tuned where that helps.
 
-With teacher.weights null, the whole network is trained from random weights instead.
+With teacher.weights null, the whole network is trained from random weights instead. One's own trained classifier
+(teacher.file) is checked and scored.
 """
 
 from distillation.console import note, run
@@ -8,8 +9,9 @@ from distillation.data.records import Records
 from distillation.files import write_json
 from distillation.networks.network import MAPS
 from distillation.networks.teachers import build_teacher
-from distillation.params import Params
-from distillation.training.fit import publish, set_seed
+from distillation.params import NO_FILE, Params
+from distillation.training.fit import publish, published, set_seed
+from distillation.training.own_teacher import take_own
 from distillation.training.teacher import better, fine_tune, train_head, train_whole
 
 STAGE, MODEL = "train_teacher", "teacher"
@@ -18,6 +20,9 @@ STAGE, MODEL = "train_teacher", "teacher"
 def main(params: Params) -> str:
     """Write the teacher's network, its final metrics and its history."""
     labeled, validation = Records("train", labeled_only=True), Records("validation")
+    if params.teacher.file != NO_FILE:
+        history = take_own(STAGE, MODEL, params.teacher, labeled, validation)
+        return published(STAGE, MODEL, history)
     set_seed(params.teacher.seed)
     network = build_teacher(params.teacher, len(labeled.manifest.classes))
     if not set(MAPS) <= set(network.output):

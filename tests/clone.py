@@ -131,6 +131,8 @@ def copy_of_the_product(clone: Clone) -> None:
     (clone.path / "data/images").mkdir(parents=True)
     (clone.path / "data/images/README.md").write_text("Own images may stand here.\n")
     (clone.path / "data/class_names.txt").write_text("# no names\n")
+    (clone.path / "models").mkdir()
+    (clone.path / "models/README.md").write_text("No teacher of one's own.\n")
     (clone.path / "data/unlabeled").mkdir()
     (clone.path / "data/unlabeled/README.md").write_text("No images.\n")
     clone.run("git", "init", "-qb", "main")

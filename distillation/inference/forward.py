@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distillation.console import progress
+from distillation.console import note, progress
 from distillation.data.records import Records, decode
 from distillation.data.views import augmented, plain
+from distillation.errors import reason
 from distillation.inference.litert import Network
 from distillation.params import Views
 from distillation.quiet import without_lines
@@ -22,19 +23,26 @@ Arrays = dict[str, np.ndarray]
 Forward = Callable[[np.ndarray], Arrays]
 
 
-def forward_pass(network: keras.Model | bytes) -> Forward:
+def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
     """The quickest way here to run `network` on a batch of images: float32 (batch, ...) in, each output by name.
 
     On a CPU a Keras model runs in LiteRT with XNNPACK, each core on its share of the batch, several times
     faster than in TensorFlow and equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras
-    runs it there. Bytes are the content of a LiteRT file.
+    runs it there, as it does what LiteRT cannot convert. Bytes are the content of a LiteRT file; of another function,
+    each core runs it on its share.
     """
     if isinstance(network, bytes):
         one_core = Network(network)
+    elif not isinstance(network, keras.Model):
+        one_core = network
     elif tf.config.list_physical_devices("GPU"):
         return network.predict_on_batch
     else:
-        one_core = Network(*frozen(network))
+        try:
+            one_core = Network(*frozen(network))
+        except Exception as error:  # the converter raises half a dozen kinds
+            note(f"{network.name} runs in Keras, since LiteRT cannot convert it ({reason(error)[:200]})")
+            return network.predict_on_batch
     cores = os.cpu_count() or 1
     threads = ThreadPoolExecutor(cores)
 

@@ -55,10 +55,10 @@ class Network:
 
 def _quantised(values: np.ndarray, tensor: dict) -> np.ndarray:
     scale, zero_point = tensor["quantization"]
-    if scale == 0:
+    if np.issubdtype(tensor["dtype"], np.floating):
         return values.astype(tensor["dtype"], copy=False)
     limits = np.iinfo(tensor["dtype"])
-    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(tensor["dtype"])
+    return np.clip(np.round(values / (scale or 1)) + zero_point, limits.min, limits.max).astype(tensor["dtype"])
 
 
 def _dequantised(values: np.ndarray, tensor: dict) -> np.ndarray:

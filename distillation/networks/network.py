@@ -28,6 +28,24 @@ def select(network: keras.Model, *names: str) -> keras.Model:
     return keras.Model(network.input, {name: network.output[name] for name in names})
 
 
+def taken_apart(network: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
+    """The output of `network`, which has one input and one output, for `x`; networks within it become layers of one."""
+
+    def call(layer: keras.Operation, *inputs, **options):
+        apart = isinstance(layer, keras.Model)
+        results.append(taken_apart(layer, inputs[0]) if apart else layer(*inputs, **options))
+        return results[-1]
+
+    results = [x]
+    if isinstance(network, keras.Sequential):
+        for layer in network.layers:
+            call(layer, results[-1])
+    else:
+        source = keras.tree.map_structure(lambda _: x, network.input)
+        keras.models.clone_model(network, source, clone_function=lambda layer: layer, call_function=call)
+    return results[-1]  # all that is computed leads to the one output, which comes last
+
+
 def feature_maps(network: keras.Model) -> dict[str, keras.KerasTensor]:
     """The feature maps of `MAPS` in a network that takes square images, found by their side; {} where one is missing.
 

@@ -132,6 +132,11 @@ def publish(
 ) -> str:
     """Write a trained network and its final metrics, with `further` ones; return the stage's line of result."""
     save_network(network, f"models/{model}")
+    return published(stage, model, history, further)
+
+
+def published(stage: str, model: str, history: History, further: dict[str, bool | float] | None = None) -> str:
+    """Write the final metrics of a network that is written already, as `publish` does."""
     kept = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
     write_json(f"metrics/{model}.json", {key: history[-1][key] for key in kept} | (further or {}))
     discard(stage)

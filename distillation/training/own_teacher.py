@@ -1,0 +1,152 @@
+"""A teacher from a file is not trained. It is read, checked on validation images, scored, and published."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+
+from distillation.console import note
+from distillation.data.records import Records
+from distillation.errors import InputError
+from distillation.files import write_json
+from distillation.inference.forward import BATCH, forward_pass, plain_images, predict
+from distillation.inference.own_file import RANGES, OwnFile, Reading, load_trained, logits, open_own, scaled
+from distillation.networks.network import MAPS
+from distillation.params import Teacher
+from distillation.training.checkpoint import History
+from distillation.training.objective import Objective
+
+SAMPLE = 8 * BATCH  # validation images that the file is checked on
+SCORED = 2000  # labeled training images that it is scored on
+CHANCE = 0.01  # a teacher that is at chance would be this seldom as often right, or more often
+SURE = 0.001  # the same for another reading that is better
+
+
+def take_own(stage: str, model: str, teacher: Teacher, train: Records, validation: Records) -> History:
+    """Publish the classifier in `teacher.file` as `models/MODEL` and return its history: one row, as `fit`'s.
+
+    Args:
+        stage: what its progress bars begin with.
+        model: what the published files are called.
+        teacher: `file`, `input_range`, `classes`, and `image_size` where the file leaves it open.
+        train, validation: labeled images.
+
+    Raises:
+        InputError: where the file cannot be used, does not fit the classes, answers with what is no number, or on
+            validation images is at chance or right under another reading alone.
+    """
+    file = open_own(teacher.file, teacher.image_size)
+    reading = _checked(stage, file, teacher, validation)
+    directory = Path("models") / model
+    file.publish(reading, directory)
+    published = load_trained(directory)
+    if not set(MAPS) <= set(published.output):
+        note(f"{stage}: {teacher.file} has no feature maps at 1/16 and 1/32 of the image: logits alone")
+    forward, row = forward_pass(published), {"images": 0}
+    for split, records, batches in (("train", train, -(-SCORED // BATCH)), ("validation", validation, None)):
+        images = plain_images(records, file.size)
+        images = images if batches is None else images.take(batches)
+        answers = predict(forward, images, f"{stage}: {split}")["logits"].astype(np.float64)
+        if not np.isfinite(answers).all():
+            raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with what is no number")
+        labels = records.labels[: len(answers)]
+        row[f"{split}_accuracy"] = float((answers.argmax(axis=1) == labels).mean())
+        row[f"{split}_loss"] = float(-log_softmax(answers, axis=1)[np.arange(len(labels)), labels].mean())
+    history = [row | {f"objective_{name}": 0.0 for name in Objective.names}]
+    write_json(f"plots/history/{model}.json", history)
+    return history
+
+
+def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
+    """How to read `file`, found right on a sample of the validation images."""
+    name, classes = f"teacher.file = {teacher.file!r}", validation.manifest.classes
+    if file.outputs != len(classes) and not (file.outputs == 1 and len(classes) == 2):
+        raise InputError(f"{name} answers {file.outputs} numbers, should answer one for each of {len(classes)} classes")
+    images = [*plain_images(validation, file.size).take(-(-SAMPLE // BATCH)).as_numpy_iterator()]
+    labels = validation.labels[: sum(map(len, images))]
+    chosen = file.input_range or teacher.input_range
+    answers = {chosen: _answers(file, images, chosen)}
+    if not np.isfinite(answers[chosen]).all():
+        raise InputError(f"{name} answers some images of validation with what is no number")
+    reading = Reading(
+        input_range=chosen,
+        probabilities=bool(answers[chosen].min() >= 0 and answers[chosen].max() <= 1),
+        floor=file.floor,
+        order=_order(file, teacher, classes),
+    )
+    if file.input_range is None:
+        answers |= {other: _answers(file, images, other) for other in RANGES if other != chosen}
+    guesses = {key: logits(values, reading).argmax(axis=1) for key, values in answers.items()}
+    right = {
+        (key, permuted): _right_if_permuted(guesses[key], labels, len(classes)) if permuted else guesses[key] == labels
+        for key, permuted in product(answers, (False, True))
+    }
+    now = right[chosen, False]
+    better = [key for key, found in right.items() if _clearly_better(found, now)]
+    if better:
+        # Of readings that are equally right, the one that changes least.
+        best = max(better, key=lambda key: (right[key].mean(), -(key[0] != chosen) - key[1]))
+        settings = [f"teacher.input_range to {best[0]!r}"] if best[0] != chosen else []
+        if best[1]:
+            names = [classes[label] for label in _permutation(guesses[best[0]], labels, len(classes))]
+            in_file = [names[reading.order.index(output)] for output in range(len(names))]
+            settings.append(f"teacher.classes to [{', '.join(in_file)}]")
+        raise InputError(
+            f"{name} is right on {now.sum()} of {len(now)} validation images, but on {right[best].sum()} if read "
+            f"otherwise: set {' and '.join(settings)}"
+        )
+    share = np.bincount(labels).max() / len(labels)
+    if binomtest(int(now.sum()), len(now), share, alternative="greater").pvalue > CHANCE:
+        raise InputError(
+            f"{name} is right on {now.sum()} of {len(now)} validation images, which is chance: it should be trained on "
+            f"the classes {', '.join(classes)}, and teacher.input_range be what it was trained with"
+        )
+    note(
+        f"{stage}: {teacher.file} takes {file.size} px, {chosen}, and answers "
+        f"{'probabilities' if reading.probabilities else 'logits'}"
+    )
+    return reading
+
+
+def _answers(file: OwnFile, images: list[np.ndarray], input_range: str) -> np.ndarray:
+    return np.concatenate([file.answer(scaled(batch, input_range)) for batch in images])
+
+
+def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
+    """For each class of the data the file's output, by the names of its outputs where these are known."""
+    if teacher.classes is not None:
+        if sorted(teacher.classes) != sorted(classes):
+            raise InputError(
+                f"teacher.classes = [{', '.join(teacher.classes)}], should be the classes of the data in the order of "
+                f"the file's outputs: {', '.join(classes)}"
+            )
+        return [teacher.classes.index(name) for name in classes]
+    if file.classes is not None and sorted(file.classes) == sorted(classes):
+        return [file.classes.index(name) for name in classes]
+    return list(range(len(classes)))
+
+
+def _permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """For each guess the label that it stands for, if each stands for another one: the best such assignment."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (guesses, labels), 1)
+    return linear_sum_assignment(counts, maximize=True)[1]
+
+
+def _right_if_permuted(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Which guesses are right after permuting, by what each half of the images says of the other half."""
+    right, odd = np.zeros(len(labels), bool), np.arange(len(labels)) % 2 == 1
+    for half in (odd, ~odd):
+        right[half] = _permutation(guesses[~half], labels[~half], classes)[guesses[half]] == labels[half]
+    return right
+
+
+def _clearly_better(found: np.ndarray, now: np.ndarray) -> bool:
+    """Whether `found` has at most half the errors of `now`, and not by chance (exact McNemar test)."""
+    gained, lost = int((found & ~now).sum()), int((now & ~found).sum())
+    if 2 * (~found).sum() > (~now).sum() or gained == 0:
+        return False
+    return binomtest(gained, gained + lost, alternative="greater").pvalue < SURE
