@@ -51,7 +51,8 @@ def solve_head(
     """
     mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     deviation = np.where(deviation < LEAST_DEVIATION, 1, deviation)
-    standardised = (features - mean) / deviation
+    standardised = features - mean
+    standardised /= deviation  # in place: of 30,000 views it is 300 MB
     coefficients, best, least = np.zeros((features.shape[1] + 1, classes)), None, np.inf
     for decay in DECAYS:
         coefficients = _minimum(standardised, labels, decay, coefficients)

@@ -95,7 +95,7 @@ def fine_tune(
 ) -> tuple[keras.Model, History]:
     """A copy of `network`, a backbone under a solved head, that has learned from `teacher.fine_tune` further views.
 
-    Normalisation keeps its statistics, scale and offset: in batches of few, unlike images new ones are worse. What
+    Normalisation keeps its statistics, scale and offset: those of small batches are worse (docs/teachers.md). What
     takes the time is done at `FINE_TUNE_SIZE`; then the head is solved again, at the teacher's own size.
 
     Returns:
