@@ -8,7 +8,7 @@ from keras import layers
 from distillation.console import note
 from distillation.data.records import Records
 from distillation.files import write_json
-from distillation.inference.forward import forward_pass, plain_images, predict, view_images
+from distillation.inference.forward import BATCH, forward_pass, plain_images, predict, view_images
 from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
 from distillation.training.batches import plain_batches, view_stream
@@ -76,7 +76,9 @@ def train_head(
         def features(images: tf.data.Dataset, name: str) -> np.ndarray:
             return predict(backbone, images, f"{stage}: {step} features of {name}")["features"]
 
-        seen, labels = features(plain_images(train, size), "plain images"), np.tile(train.labels, 1 + views)
+        # Of more images than the budget has views, the first: ids are digests, so their order is random.
+        seen = features(plain_images(train, size).take(-(-params.budget.teacher // BATCH)), "plain images")
+        labels = np.tile(train.labels[: len(seen)], 1 + views)
         if views:
             seen = np.concatenate([seen, features(view_images(train, size, params.views, views), "views")])
         held_out = features(plain_images(validation, size), "validation"), validation.labels
