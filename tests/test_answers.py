@@ -410,6 +410,21 @@ def test_feature_maps_are_replaced_by_their_principal_components(
         assert_components(found[name], whole[name], channels, 2e-3)
 
 
+def test_teachers_layers_may_have_any_names(records: Records, params: Params):
+    image = keras.Input((32, 32, 3), name="image")
+    middle_map = layers.Conv2D(8, 3, 2, name="conv2d")(image)
+    last_map = layers.Conv2D(8, 3, 2, name="conv2d_1")(middle_map)
+    logits = layers.GlobalAveragePooling2D()(last_map)
+    teacher = keras.Model(image, {"logits": logits, "middle_map": middle_map, "last_map": last_map})
+    keras.backend.clear_session()  # as in another process
+    teacher = with_components(teacher, view_images(records, 32, params.views, 1), 8, "test")
+    assert {name: output.shape[-1] for name, output in teacher.output.items()} == {
+        "logits": 8,
+        "middle_map": 2,
+        "last_map": 8,
+    }
+
+
 def test_more_components_than_channels_are_refused(teacher: keras.Model, records: Records, params: Params):
     sample = view_images(records, 32, params.views, 1)
     with pytest.raises(InputError, match=r"feature_channels = 12, should be at most 8: the 24 .* of 8 channels"):

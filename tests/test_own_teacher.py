@@ -142,6 +142,19 @@ def test_a_file_that_leaves_its_size_open_takes_that_of_the_parameters(take):
     assert teacher.output["middle_map"].shape[1:] == (4, 4, 4)
 
 
+def test_layers_may_have_the_names_of_those_that_are_added(take, images: np.ndarray):
+    """And those of networks within the file may be alike: then it is not taken apart, and has no feature maps."""
+    network = brightness("0..1")
+    image = x = keras.Input((SIZE, SIZE, 3), name="image")
+    for name in ("input_range", "cast", "rescaling", "conv2d", "middle_map_components"):
+        x = layers.Identity(name=name)(x)
+    teacher, row = take(keras.Model(image, network(x)), input_range="0..1")
+    assert row["validation_accuracy"] == 1
+    assert set(teacher.output) == {"logits"}
+    expected = network.predict(scaled(images, "0..1"), verbose=0)
+    np.testing.assert_allclose(teacher.predict(images, verbose=0)["logits"], expected, atol=1e-3)
+
+
 def test_equal_files_are_published_with_equal_bytes(take):
     network = brightness("0..1")
     published = []
@@ -288,7 +301,7 @@ def refused() -> dict[str, keras.Model]:
         ("two outputs", "1 inputs and 2 outputs, should have one each"),
         ("two inputs", "2 inputs and 1 outputs, should have one each"),
         ("grey", r"takes \(32, 32, 1\), should take one square image in RGB"),
-        ("a map", r"answers \(None, 32, 32, 3\), should be \(batch, classes\)"),
+        ("a map", r"answers \(32, 32, 3\) for each image, should be one number for each class"),
         ("oblong", r"takes \(32, 40, 3\), should take one square image"),
     ],
 )

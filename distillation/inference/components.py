@@ -41,7 +41,7 @@ def with_components(teacher: keras.Model, sample: tf.data.Dataset, feature_chann
             )
         pca = PCA(channels, svd_solver="covariance_eigh").fit(places)
         scale = np.sqrt(pca.explained_variance_.mean())
-        projection = layers.Conv2D(channels, 1)
+        projection = layers.Conv2D(channels, 1, name=f"{name}_components")
         outputs[name] = projection(teacher.output[name])
         projection.set_weights([pca.components_.T[None, None] / scale, -pca.mean_ @ pca.components_.T / scale])
     return keras.Model(teacher.input, outputs)

@@ -123,32 +123,34 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
     _, *shape = network.inputs[0].shape
     size = _side([image_size if side is None else side for side in shape[:-1]] + shape[-1:])
 
-    def with_input(input_range: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        image = x = keras.Input((size, size, 3), name="image")
-        if input_range != "0..255":
-            black, white = map(np.array, RANGES[input_range])
-            x = layers.Rescaling(((white - black) / 255).tolist(), black.tolist())(x)
-        try:
-            answers = taken_apart(network, x)
-            keras.Model(image, answers)
-        except ValueError:  # layers of networks within it have equal names
-            answers = network(x)
-        return image, answers
+    def connected(input_range: str, ending: Callable[[keras.KerasTensor], dict[str, keras.KerasTensor]]) -> keras.Model:
+        """The network between an input, 0..255 scaled to that range, and an ending."""
+        black, white = map(np.array, RANGES[input_range])
+        for connect in (taken_apart, lambda network, x: network(x)):
+            image = x = keras.Input((size, size, 3), name="image")
+            if input_range != "0..255":
+                x = layers.Rescaling(((white - black) / 255).tolist(), black.tolist(), name="input_range")(image)
+            try:
+                return keras.Model(image, ending(connect(network, x)), name="teacher")
+            except ValueError as error:  # taken apart, its layers may have equal names
+                problem = error
+        raise problem
 
     def publish(reading: Reading, directory: Path) -> None:
-        image, answers = with_input(reading.input_range)
-        named = {"logits": logits(ops.cast(answers, "float32"), reading, ops)}
-        teacher = keras.Model(image, named, name="teacher")
+        teacher = connected(
+            reading.input_range, lambda answers: {"logits": logits(ops.cast(answers, "float32"), reading, ops)}
+        )
         # Its layers may have been called before, in the file. Copies belong to this network alone.
         copy = keras.models.model_from_json(teacher.to_json())
         copy.set_weights(teacher.get_weights())
         save_network(keras.Model(copy.input, copy.output | feature_maps(copy), name="teacher"), directory)
 
-    image, answers = with_input("0..255")
-    if len(answers.shape) != 2:
-        raise ValueError(f"it answers {tuple(answers.shape)}, should be (batch, classes)")
-    forward = forward_pass(keras.Model(image, {"answers": ops.cast(answers, "float32")}))
-    return OwnFile(size, answers.shape[-1], lambda images: forward(images)["answers"], FLOOR, publish)
+    plain = connected("0..255", lambda answers: {"answers": ops.cast(answers, "float32")})
+    _, *shape = plain.output["answers"].shape
+    if len(shape) != 1:
+        raise ValueError(f"it answers {tuple(shape)} for each image, should be one number for each class")
+    forward = forward_pass(plain)
+    return OwnFile(size, shape[0], lambda images: forward(images)["answers"], FLOOR, publish)
 
 
 def _kinds(configuration: object) -> Iterator[tuple[str | None, str]]:
@@ -190,7 +192,7 @@ class LiteRTFile:
         self._network = Network(content, {outputs[0]["name"]: "answers"})
         (self.outputs,) = shape = self._network.output_shapes["answers"] or [0]
         if len(shape) != 1:
-            raise ValueError(f"it answers {shape}, should be one number for each class")
+            raise ValueError(f"it answers {tuple(shape)} for each image, should be one number for each class")
         shape = self._network.input_shape
         self._channels_first = len(shape) == 3 and shape[0] == 3 != shape[2]  # as PyTorch has them
         self.size = _side([*shape[1:], 3] if self._channels_first else shape)
