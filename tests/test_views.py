@@ -51,7 +51,7 @@ def strengths(views: Views, **values: float) -> Views:
 
 @pytest.fixture
 def views() -> Views:
-    return Views(count=3, augment=Augment(crop=0.3, flip=0.5, colour=0.2), seed=7)
+    return Views(augment=Augment(crop=0.3, flip=0.5, colour=0.2), seed=7)
 
 
 @pytest.fixture
