@@ -21,7 +21,7 @@ from stages import report
 from studies import summary
 
 RECORD = Path("results/cats_vs_dogs")
-PLACEHOLDERS = ("data/images", "data/class_names.txt", "data/unlabeled")
+PLACEHOLDERS = ("data/images", "data/class_names.txt", "data/unlabeled", "models/README.md")
 PUBLISHED = ("metrics/", "plots/", "models/export")
 WITH_IMAGES = {"plots/report.html", "plots/figures"}
 
