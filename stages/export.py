@@ -33,36 +33,47 @@ def main(params: Params) -> str:
     (a square of `square` pixels a side, made as `oblong` says, of which the middle `crop` are shown), and `README.md`
     is a model card.
     """
-    train, validation, test = Records("train"), Records("validation"), Records("test")
+    train, test = Records("train"), Records("test")
     student = load_network("models/student_distilled")
-    model = keras.Model(student.input, {"probabilities": layers.Softmax()(student.output["logits"])}, name="student")
-    size = student.input_shape[1]
-    images = plain_images(test, size)
-    held_out = plain_images(validation, size)
-    reference = model.predict(images, verbose=0)["probabilities"]
+    square = test.manifest.image_size
+    crop, *_ = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape
     with replacing(EXPORT) as directory:
-        directory.mkdir()
+        metrics = write_files(student, directory)
         (directory / "classes.txt").write_text("\n".join(test.manifest.classes) + "\n", encoding="utf-8")
-        square = test.manifest.image_size
-        crop, *_ = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop, "oblong": test.manifest.oblong})
-        metrics = {}
-        for variant, configure in variants(plain_images(train, size)).items():
-            content = compact(to_litert(model, configure))
-            (directory / f"student_{variant}.tflite").write_bytes(content)
-            forward = forward_pass(content)
-            probabilities = predict(forward, images, f"export: {variant}")["probabilities"]
-            validated = predict(forward, held_out, f"export: {variant}, validation")["probabilities"]
-            metrics[variant] = {
-                "accuracy": _accuracy(probabilities, test),
-                "validation_accuracy": _accuracy(validated, validation),  # to choose among students by
-                "bytes": len(content),
-                "max_abs_probability_error": float(np.abs(probabilities - reference).max()),
-            }
-        (directory / "README.md").write_text(_card(model, train, test, crop, metrics), encoding="utf-8")
+        (directory / "README.md").write_text(_card(student, train, test, crop, metrics), encoding="utf-8")
         write_json("metrics/export.json", metrics)
     accuracies = ", ".join(f"{variant} {row['accuracy']:.4f}" for variant, row in metrics.items())
     return f"export: test accuracy {accuracies} -> {EXPORT}"
+
+
+def write_files(network: keras.Model, directory: Path) -> dict[str, dict[str, float]]:
+    """Write `network` to a new `directory` as a LiteRT file per variant, `student_VARIANT.tflite`.
+
+    Returns:
+        By variant: `accuracy` on test, `validation_accuracy`, `bytes`, and `max_abs_probability_error`, the largest
+        difference from what Keras answers on test.
+    """
+    train, validation, test = Records("train"), Records("validation"), Records("test")
+    model = keras.Model(network.input, {"probabilities": layers.Softmax()(network.output["logits"])}, name="student")
+    size = network.input_shape[1]
+    images, held_out = plain_images(test, size), plain_images(validation, size)
+    reference = model.predict(images, verbose=0)["probabilities"]
+    directory.mkdir()
+    metrics = {}
+    for variant, configure in variants(plain_images(train, size)).items():
+        content = compact(to_litert(model, configure))
+        (directory / f"student_{variant}.tflite").write_bytes(content)
+        forward = forward_pass(content)
+        probabilities = predict(forward, images, f"export: {variant}")["probabilities"]
+        validated = predict(forward, held_out, f"export: {variant}, validation")["probabilities"]
+        metrics[variant] = {
+            "accuracy": _accuracy(probabilities, test),
+            "validation_accuracy": _accuracy(validated, validation),  # to choose among students by
+            "bytes": len(content),
+            "max_abs_probability_error": float(np.abs(probabilities - reference).max()),
+        }
+    return metrics
 
 
 def _accuracy(probabilities: np.ndarray, records: Records) -> float:

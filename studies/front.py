@@ -118,6 +118,17 @@ def pareto(points: Sequence[dict], cost: str) -> list[int]:
     return numbers
 
 
+def dominated(points: Sequence[dict], reference: dict) -> list[str]:
+    """Names and variants of the points on the front that `reference` beats: neither worse, larger nor slower."""
+    return [
+        f"{point['name']} {point['variant']}"
+        for point in points
+        if point["on_front"]
+        and all(reference[cost] <= point[cost] for cost in COSTS)
+        and reference["validation_accuracy"] >= point["validation_accuracy_mean"]
+    ]
+
+
 def sentence(front: dict, budget: dict[str, float], point: dict, met: bool) -> str:
     """What to take, what it costs and how good it is; or what comes nearest."""
     wanted = " and ".join(LIMITS[name].wanted.format(limit) for name, limit in budget.items())
@@ -155,6 +166,12 @@ def table(front: dict) -> str:
             f"| {100 * point['validation_accuracy_mean']:.1f} % | {mean:.1f} ({low:.1f} to {high:.1f}) % "
             f"| {100 * point['scratch_accuracy_mean']:.1f} % | {'*' if point['on_front'] else ''} |"
         )
+    for row in front["references"]:
+        lines.append(
+            f"| {row['name']} | reference | {row['variant']} | {_costs(row)} "
+            f"| {100 * row['validation_accuracy']:.1f} % | {100 * row['accuracy']:.1f} % "
+            f"| | {'dominates ' + ', '.join(row['dominates']) if row['dominates'] else ''} |"
+        )
     lines += [
         f"| teacher | | float32 | {_costs(teacher)} | {100 * teacher['validation_accuracy']:.1f} % "
         f"| {100 * teacher['accuracy']:.1f} % | | |",
@@ -189,7 +206,10 @@ def draw(front: dict) -> Figure:
             axes.plot(point[cost], accuracy, "s", color=colour, markerfacecolor=filled)
             if point["name"] == OWN:
                 axes.plot(point[cost], accuracy, "o", color="black", markerfacecolor="none", markersize=9)
-        costs = [point[cost] for point in points]
+        for row in front["references"]:
+            filled = "black" if row["variant"] == "int8" else "white"
+            axes.plot(row[cost], 100 * row["accuracy"], "^", color="black", markerfacecolor=filled)
+        costs = [row[cost] for row in (*points, *front["references"])]
         if cost in teacher:  # else LiteRT can't take it
             axes.plot(teacher[cost], 100 * teacher["accuracy"], MARKERS["teacher"], color=COLOURS["teacher"])
             costs.append(teacher[cost])
@@ -201,6 +221,7 @@ def draw(front: dict) -> Figure:
         Line2D([], [], marker="s", linestyle="", color=GREY, label="int8"),
         Line2D([], [], marker="s", linestyle="", color=GREY, markerfacecolor="white", label="float32"),
         Line2D([], [], marker="o", linestyle="", color="black", markerfacecolor="none", label="the preset's own"),
+        Line2D([], [], marker="^", linestyle="", color="black", label="pretrained, for comparison"),
         Line2D([], [], color=GREY, label="front, by validation"),
         Line2D([], [], marker=MARKERS["teacher"], linestyle="", color=COLOURS["teacher"], label="teacher, float32"),
     ]

@@ -1,7 +1,8 @@
 """Train a ladder of students of one teacher, measure all, and write `results/NAME_front` (`studies/front.sh`).
 
 Every student of `front.yaml`, and the preset's own, is distilled from the same cache, and trained from scratch in as
-many steps; each is an experiment of DVC's. `studies/front.py` then names the best for a budget.
+many steps; each is an experiment of DVC's. Its references are pretrained networks, trained on the same images. All are
+measured together. `studies/front.py` then names the best student for a budget.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import yaml
 from distillation import cpu
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_json
-from distillation.params import Params, load_params, validated
+from distillation.params import NO_FILE, Params, load_params, validated
 from distillation.preset import complete, write_params
 from distillation.report.statistics import wilson
 from distillation.report.style import save
 from studies import front
+from studies.references import train_reference
 
 LADDER = Path(__file__).with_name("front.yaml")
 STAGES = ("train_scratch", "distill", "evaluate", "export")  # what a student is made by
@@ -46,10 +48,11 @@ def main() -> None:
     try:
         preset = complete(options.preset)
         wanted = students(preset, options.ladder, options.share)
+        compared = references(preset, options.ladder)
         if options.take_up:
             take_up(preset, wanted)
         else:
-            print(run(wanted, options.seeds, front.finished(options.preset), front.record(options.preset)))
+            print(run(wanted, compared, options.seeds, front.finished(options.preset), front.record(options.preset)))
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -67,18 +70,39 @@ def students(preset: Params, ladder: Path, share: float | None = None) -> dict[s
     Raises:
         InputError: where the table is none, or asks for what no student can be.
     """
-    try:
-        content = yaml.safe_load(ladder.read_text(encoding="utf-8"))
-        settings, share = dict(content["students"]), float(content["share"] if share is None else share)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        raise InputError(f"{ladder} should hold `share`, a number, and `students`, settings by name") from None
+    content = _table(ladder)
+    share = content["share"] if share is None else share
     found = {}
-    for name, changes in {front.OWN: {}, **settings}.items():
+    for name, changes in {front.OWN: {}, **content["students"]}.items():
         values = preset.model_dump()
         values["budget"]["shown"] = round(share * preset.budget.shown)
         values["student"] |= changes
         found[name] = validated(values, f"{ladder}, {name}")
     return found
+
+
+def references(preset: Params, ladder: Path) -> dict[str, Params]:
+    """The parameters of each reference by name: `preset` with the `teacher` that the table's `references` ask for.
+
+    Raises `InputError` where the table is none, or asks for what no teacher can be.
+    """
+    found = {}
+    for name, changes in _table(ladder)["references"].items():
+        values = preset.model_dump()
+        values["teacher"] |= {"file": NO_FILE, **changes}
+        found[name] = validated(values, f"{ladder}, {name}")
+    return found
+
+
+def _table(ladder: Path) -> dict:
+    """`share`, `students` and `references` of a ladder's file; without references, none are compared."""
+    try:
+        content = yaml.safe_load(ladder.read_text(encoding="utf-8"))
+        settings = {"students": dict(content["students"]), "references": dict(content.get("references", {}))}
+        return {"share": float(content["share"]), **settings}
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        problem = f"{ladder} should hold `share`, a number, and `students`, settings by name; it may hold `references`"
+        raise InputError(problem) from None
 
 
 def take_up(preset: Params, wanted: dict[str, Params]) -> None:
@@ -88,11 +112,14 @@ def take_up(preset: Params, wanted: dict[str, Params]) -> None:
         write_params(preset, Path("params.yaml"))
 
 
-def run(wanted: dict[str, Params], seeds: Sequence[int], finished: Path, record: Path) -> str:
-    """Train those of `wanted` that are not finished, measure all, and write the record; return its table.
+def run(
+    wanted: dict[str, Params], compared: dict[str, Params], seeds: Sequence[int], finished: Path, record: Path
+) -> str:
+    """Train what is not finished of `wanted` and `compared`, measure all, write the record; return its table.
 
     Args:
         wanted: parameters of the students by name.
+        compared: parameters of the references by name.
         seeds: each student is trained with each of them.
         finished: the folder in which finished students are kept.
         record: the folder to write.
@@ -104,8 +131,14 @@ def run(wanted: dict[str, Params], seeds: Sequence[int], finished: Path, record:
         if not _is_made_of(finished / key, made_of):
             print(f"student {number} of {len(keys)}: {key}", file=sys.stderr, flush=True)
             train(key, params, finished / key, made_of)
+    for number, (name, params) in enumerate(compared.items(), start=1):
+        made_of = _digest([params.model_dump_json(), shared])
+        if not _is_made_of(finished / name, made_of):
+            print(f"reference {number} of {len(compared)}: {name}", file=sys.stderr, flush=True)
+            train_reference(params, finished / name, made_of)
     runs = [{"name": name, "key": key, **read_json(finished / key / "run.json")} for key, (name, _) in keys.items()]
-    found = summarise(runs, measure([finished / key for key in keys]))
+    others = [{"name": name, **read_json(finished / name / "run.json")} for name in compared]
+    found = summarise(runs, others, measure([finished / name for name in (*keys, *compared)]))
     write_json(record / "front.json", found)
     with replacing(record / "front.png") as temporary:
         save(front.draw(found), temporary)
@@ -174,11 +207,12 @@ def measure(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
         }
 
 
-def summarise(runs: list[dict], measured: dict[str, dict[str, float]]) -> dict:
-    """`front.json`: a point for each student and variant, with means over its seeds, and the teacher (0..1).
+def summarise(runs: list[dict], others: list[dict], measured: dict[str, dict[str, float]]) -> dict:
+    """`front.json`: a point for each student and variant, with means over its seeds, references and teacher (0..1).
 
     Args:
-        runs: what `train` kept of each, with its `name` and `key`.
+        runs: what `train` kept of each student, with its `name` and `key`.
+        others: what `train_reference` kept of each reference, with its `name`.
         measured: what `measure` found.
     """
     images, points = runs[0]["images"], []
@@ -216,8 +250,25 @@ def summarise(runs: list[dict], measured: dict[str, dict[str, float]]) -> dict:
     on_front = [front.pareto(points, cost) for cost in front.COSTS]
     for number, point in enumerate(points):
         point["on_front"] = any(number in numbers for numbers in on_front)
+    compared = []
+    for row in others:
+        for variant in front.VARIANTS:
+            file = row["files"][variant]
+            reference = {
+                "name": row["name"],
+                "variant": variant,
+                "teacher": row["params"]["teacher"],
+                "fine_tuned": row.get("fine_tuned", False),
+                "parameters": row["parameters"],
+                "macs": row["macs"],
+                "accuracy": file["accuracy"],
+                "validation_accuracy": file["validation_accuracy"],
+                **measured[f"{row['name']} {variant}"],
+            }
+            compared.append(reference | {"dominates": front.dominated(points, reference)})
     return {
         "points": points,
+        "references": compared,
         "teacher": runs[0]["teacher"] | measured.get("teacher", {}),
         "images": images,
         "shown": runs[0]["params"]["budget"]["shown"],

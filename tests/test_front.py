@@ -53,8 +53,11 @@ POINTS = [
 ]
 TEACHER = {"accuracy": 0.98, "validation_accuracy": 0.97, "bytes": 9e6, "milliseconds": 3.0, "peak_mib": 90}
 TEACHER |= {"parameters": 2_260_546, "macs": 3e8}
+REFERENCE = {"name": "net", "variant": "int8", "bytes": 2e5, "milliseconds": 0.6, "peak_mib": 60, "dominates": []}
+REFERENCE |= {"accuracy": 0.935, "validation_accuracy": 0.955, "parameters": 200_000, "macs": 2e7}
 FRONT = {
     "points": POINTS,
+    "references": [REFERENCE],
     "teacher": TEACHER,
     "images": {"validation": 400, "test": 500},
     "shown": 1000,
@@ -129,14 +132,31 @@ def test_figure_shows_every_point_and_both_fronts():
         line, *marks = axes.lines
         assert list(line.get_xdata()) == [POINTS[number][cost] for number in front.pareto(POINTS, cost)]
         found = {(mark.get_xdata()[0], round(mark.get_ydata()[0], 6)) for mark in marks}
-        assert found == {(row[cost], round(100 * row["accuracy_mean"], 6)) for row in POINTS} | {(TEACHER[cost], 98.0)}
+        others = {(TEACHER[cost], 98.0), (REFERENCE[cost], 93.5)}
+        assert found == {(row[cost], round(100 * row["accuracy_mean"], 6)) for row in POINTS} | others
 
 
 def test_table_is_sorted_by_bytes():
     rows = [line for line in front.table(FRONT).splitlines() if line.startswith("| ")][2:]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == [
-        *("residual-a", "residual-b", "inverted-c", "inverted-d", "resnet8-e", "inverted-d", "teacher")
+        *("residual-a", "residual-b", "inverted-c", "inverted-d", "resnet8-e", "inverted-d", "net", "teacher")
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["resnet8-e int8"]),
+        ({"milliseconds": 0.8}, []),
+        ({"bytes": 1e5, "milliseconds": 0.3}, ["residual-b int8", "resnet8-e int8"]),
+        ({"bytes": 1e5, "milliseconds": 0.2}, ["residual-b int8", "inverted-c int8", "resnet8-e int8"]),
+        ({"bytes": 1e5, "milliseconds": 0.2, "validation_accuracy": 0.939}, ["inverted-c int8"]),
+        ({"bytes": 1e4, "milliseconds": 0.01, "validation_accuracy": 0.899}, []),
+    ],
+    ids=str,
+)
+def test_reference_dominates_what_is_neither_better_nor_smaller_nor_quicker(changes: dict, names: list[str]):
+    assert front.dominated(POINTS, REFERENCE | changes) == names
 
 
 @pytest.mark.parametrize("arguments", [["--max-kilobytes", "0"], ["--within", "nan"], ["--max-milliseconds", "fast"]])
@@ -182,12 +202,14 @@ def test_ladder_is_the_presets_own_student_and_those_of_the_table(tmp_path: Path
         ("share: 1\nstudents: {a: {network: resnet9}}", "a: student.network = 'resnet9', should be"),
         ("share: 1\nstudents: {a: {depth: 3}}", "a: student.depth is not a parameter"),
         ("share: 0\nstudents: {}", "budget.shown = 0"),
+        ("share: 1\nstudents: {}\nreferences: {a: {image_size: 8}}", "a: teacher.image_size = 8"),
     ],
 )
 def test_ladder_that_is_none_gets_a_line(tmp_path: Path, text: str, problem: str):
     (tmp_path / "ladder.yaml").write_text(text)
     with pytest.raises(InputError, match=problem):
         ladder.students(Params(), tmp_path / "ladder.yaml")
+        ladder.references(Params(), tmp_path / "ladder.yaml")
 
 
 def test_committed_ladder_has_equally_many_students_of_each_network_within_30_million_operations():
@@ -221,7 +243,10 @@ def test_a_point_is_the_mean_over_its_seeds():
     runs = [run_of("a", 0, 0.8), run_of("a", 1, 0.9), run_of("b", 0, 0.7), run_of("b", 1, 0.7)]
     cost = {"milliseconds": 1.0, "bytes": 100, "peak_mib": 40.0}
     measured = {f"{row['key']} {variant}": cost for row in runs for variant in front.VARIANTS} | {"teacher": cost}
-    found = ladder.summarise(runs, measured)
+    files = {key: {"accuracy": 0.8, "validation_accuracy": 1.0} for key in front.VARIANTS}
+    other = {"name": "net", "files": files, "parameters": 5, "macs": 6, "params": Params().model_dump()}
+    found = ladder.summarise(runs, [other], measured | {f"net {variant}": cost for variant in front.VARIANTS})
+    assert [row["dominates"] for row in found["references"]] == [["a float32"]] * 2
     first = found["points"][0]
     interval = stats.binomtest(170, 200).proportion_ci(method="wilson")
     assert [(row["name"], row["variant"]) for row in found["points"]] == [
@@ -250,7 +275,10 @@ def with_preset(clone: Clone) -> Iterator[Clone]:
 def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path: Path):
     clone, students = with_preset, with_preset.path / ".checkpoints/tiny_front_students"
     table = tmp_path / "ladder.yaml"
-    table.write_text("share: 0.5\nstudents: {small: {network: inverted_residual, channels: [4, 4, 8]}}\n")
+    students_and_reference = (
+        "{small: {network: inverted_residual, channels: [4, 4, 8]}}\nreferences: {net: {width: 0.5}}"
+    )
+    table.write_text(f"share: 0.5\nstudents: {students_and_reference}\n")
     command = ["env", f"LADDER={table}", "studies/front.sh", "tiny"]
     before = state(clone)
     first = students / "preset.seed-0/run.json"
@@ -262,6 +290,7 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     assert [line for line in done.stderr.splitlines() if line.startswith("student ")] == [
         "student 2 of 2: small.seed-0"
     ]
+    assert "reference 1 of 1: net\n" in done.stderr
     assert state(clone) == before
     experiments = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
     assert {"front-preset.seed-0", "front-small.seed-0"} <= set(experiments)
@@ -273,6 +302,9 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     for row in found["points"]:
         assert 0 < row["milliseconds"] < 1000
         assert 0 <= row["accuracy_ci_low"] <= row["accuracy_mean"] <= row["accuracy_ci_high"] <= 1
+
+    assert [(row["name"], row["variant"]) for row in found["references"]] == [("net", "float32"), ("net", "int8")]
+    assert found["references"][0]["parameters"] > found["teacher"]["parameters"]
 
     smallest = min(found["points"], key=lambda row: row["bytes"])
     ask = ["python", "-m", "studies.front", "tiny", "--max-kilobytes"]
