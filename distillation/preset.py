@@ -64,6 +64,8 @@ def _lay_over(content: dict, values: object, path: Path) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             _lay_over(content.setdefault(key, {}), value, path)
+        elif isinstance(content.get(key), CommentedSeq) and isinstance(value, list):
+            content[key][:] = value  # as it stands, a line or an item a line: another style would break the file
         elif isinstance(value, list):
             content[key] = CommentedSeq(value)
             content[key].fa.set_flow_style()

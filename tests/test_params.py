@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clone import ROOT
+from dvc.utils.hydra import apply_overrides
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,20 @@ def test_presets_are_valid_and_hold_what_differs_from_the_defaults(tmp_path: Pat
     completed = preset.complete(path.stem)
     assert leaves(completed.model_dump()) == below | leaves(content)
     assert load(tmp_path, completed.model_dump()) == completed
+
+
+@pytest.mark.parametrize("override", ["data.fold=1", "student.channels=[1,2,3,4,5]", "teacher.classes=[a,b]"])
+@pytest.mark.parametrize("name", [path.stem for path in PRESETS])
+def test_preset_is_written_over_what_dvc_wrote_and_comments_stay(tmp_path: Path, override: str, name: str):
+    path = tmp_path / "params.yaml"
+    preset.write_params(Params(), path)
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line + (" # why\n" if ": " in line and "_size" not in line else "\n") for line in lines))
+    comments = path.read_text().count("# why")
+    apply_overrides(str(path), [override])  # of `dvc exp run -S`: lists get a line for each item
+    preset.write_params(preset.complete(name), path)
+    assert load_params(path) == preset.complete(name)
+    assert path.read_text().count("# why") >= comments - 1  # that of a list which was null may go
 
 
 @pytest.mark.parametrize(
