@@ -24,6 +24,7 @@ from distillation.inference.forward import (
     BATCH,
     Forward,
     forward_pass,
+    in_int8,
     plain_images,
     predict,
     predictions,
@@ -336,6 +337,19 @@ def test_litert_file_of_one_image_and_of_whole_numbers_equals_keras(small: keras
         np.testing.assert_allclose(exact[name], expected[name], atol=1e-4, rtol=1e-4)
         assert quantised[name].dtype == np.float32
         assert np.abs(quantised[name] - expected[name]).max() < 0.15 * (expected[name].max() - expected[name].min())
+
+
+@pytest.mark.parametrize("in_whole_numbers", [False, True])
+def test_litert_files_do_not_augment(in_whole_numbers: bool):
+    """What Keras does to images while it trains: a network of others may have such layers."""
+    image = keras.Input((32, 32, 3), name="image")
+    augmented = layers.RandomContrast(0.9)(layers.RandomRotation(0.5)(layers.RandomFlip()(image)))
+    corner = layers.Dropout(0.5)(layers.Cropping2D(((0, 28), (0, 28)))(augmented))
+    network = keras.Model(image, {"logits": layers.GlobalAveragePooling2D()(corner)})
+    batch = images(20)
+    configure = in_int8(tf.data.Dataset.from_tensors(batch), tf.float32) if in_whole_numbers else lambda converter: None
+    answers = forward_pass(to_litert(network, configure))(batch)["logits"]
+    np.testing.assert_allclose(answers, batch[:, :4, :4].mean(axis=(1, 2)), atol=1.5 if in_whole_numbers else 1e-3)
 
 
 def test_threads_may_share_a_network(small: keras.Model):

@@ -108,7 +108,7 @@ def to_litert(
     """
     image = keras.Input(batch_shape=(1, *network.input_shape[1:]), name="image")
     with tempfile.TemporaryDirectory() as directory:
-        keras.Model(image, network(image)).export(directory, verbose=False)
+        keras.Model(image, network(image, training=False)).export(directory, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         configure(converter)
         with without_lines("fully_quantize: "):  # how int8 was asked for
