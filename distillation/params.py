@@ -1,6 +1,7 @@
 """The schema of `params.yaml`: every stage validates the whole file before it does any work."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,14 +14,9 @@ from distillation.errors import InputError, reason
 def _number(value: object) -> object:
     """`dvc exp run -S x=0.00001` writes `1e-05`, which YAML 1.1 reads as a string."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
-
-
-NO_FILE = "models/README.md"  # `teacher.file` of those who have none: DVC wants a file that there is
 
 
 def _classifier(path: str) -> str:
@@ -38,12 +34,12 @@ def _not_bool(value: object) -> object:
 
 Real = Annotated[float, BeforeValidator(_number)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
-OpenFraction = Annotated[Real, Field(gt=0, lt=1)]
 NonNegative = Annotated[Real, Field(ge=0, le=1e6)]
 Positive = Annotated[Real, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NO_FILE = "models/README.md"  # `teacher.file` where there is none: DVC wants a dependency that exists
 
 
 class _Section(BaseModel):
@@ -61,8 +57,8 @@ class Data(_Section):
     image_size: Pixels = 96
     oblong: Literal["crop", "squeeze"] = "crop"
     splits: Literal["official", "anew"] = "official"
-    validation_fraction: OpenFraction = 0.1
-    test_fraction: OpenFraction = 0.2
+    validation_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
+    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.2
     labeled_fraction: Annotated[Real, Field(gt=0, le=1)] = 1
     seed: Seed = 0
     fold: Seed = 0
@@ -108,10 +104,10 @@ class Views(_Section):
 class Training(_Section):
     """What every training run needs to know."""
 
-    batch_size: Count
+    batch_size: Count = 32
     learning_rate: Positive
-    weight_decay: NonNegative
-    seed: Seed
+    weight_decay: NonNegative = 0.01
+    seed: Seed = 0
 
 
 class Teacher(Training):
@@ -127,10 +123,7 @@ class Teacher(Training):
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
     answers: Literal["float32", "int8"] = "float32"
     fine_tune: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    batch_size: Count = 32
     learning_rate: Positive = 0.012
-    weight_decay: NonNegative = 0.01
-    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fine_tunes_what_was_trained_before(self) -> "Teacher":
@@ -148,12 +141,9 @@ class Student(Training):
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=6)] = [16, 32]
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
     expansion: Annotated[int, Field(ge=1, le=16)] = 4
-    batch_size: Count = 32
     learning_rate: Positive = 0.016
-    weight_decay: NonNegative = 0.01
     warmup: Fraction = 0.05
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    seed: Seed = 0
 
 
 class Weights(_Section):
@@ -199,8 +189,7 @@ MOVED = {
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate `path`; `InputError` names each bad key, its value and what would be right."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run from the top of the repository") from None
     except OSError as error:
@@ -213,43 +202,30 @@ def load_params(path: str | Path = "params.yaml") -> Params:
 
 
 def validated(content: object, path: str | Path, complete: bool = False) -> Params:
-    """`content`, read from `path`, as parameters; with `complete`, DVC needs every key to be there.
-
-    Raises `InputError`, a problem for each bad key.
-    """
-    moved = [new for old, (new, _) in MOVED.items() if _has(content, old.split("."))]
-    missing = _missing(content, Params().model_dump(), moved) if complete else ()
-    problems = [f"{path}: {line}" for line in missing]
+    """`content`, read from `path`, as parameters; `InputError` for bad keys and, with `complete`, for missing ones."""
+    errors = []
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        problems += [_problem(path, problem) for problem in error.errors()]
-    if problems:
-        raise InputError(*problems)
+        errors = error.errors()
+    keys = [" ".join(".".join(map(str, error["loc"])).split()) for error in errors]
+    moved = [MOVED[key][0] for key in keys if key in MOVED]
+    missing = _missing(content, Params().model_dump(), moved) if complete else ()
+    if problems := [*missing, *map(_problem, keys, errors)]:
+        raise InputError(*(f"{path}{problem}" for problem in problems))
     return params
 
 
 def _missing(content: object, defaults: dict, moved: list[str], section: str = "") -> Iterator[str]:
     """What to say of each key, or whole section, that `content` lacks: DVC needs them all. Of `moved` keys nothing."""
-    if not isinstance(content, dict):  # is a problem of its own
-        return
-    for name, default in defaults.items():
+    for name, default in defaults.items() if isinstance(content, dict) else ():
         key = f"{section}{name}"
-        if isinstance(default, dict) and (name in content or any(new.startswith(f"{key}.") for new in moved)):
-            yield from _missing(content.get(name, {}), default, moved, f"{key}.")
+        if name not in content and not any(f"{new}.".startswith(f"{key}.") for new in moved):
+            is_section = isinstance(default, dict)
+            value = "defaults are those of distillation/params.py" if is_section else f"default is {default!r}"
+            yield f": {key} is missing; its {value}"
         elif isinstance(default, dict):
-            yield f"{key} is missing; its defaults are those of distillation/params.py"
-        elif name not in content and key not in moved:
-            yield f"{key} is missing; its default is {default!r}"
-
-
-def _has(content: object, path: list[str]) -> bool:
-    """Whether `content` leads somewhere along `path`."""
-    for key in path:
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
+            yield from _missing(content.get(name, {}), default, moved, f"{key}.")
 
 
 def leaves(content: dict, prefix: str = "") -> dict[str, object]:
@@ -260,18 +236,16 @@ def leaves(content: dict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def _problem(path: str | Path, problem: dict) -> str:
-    """One line about one of pydantic's problems."""
-    key = " ".join(".".join(str(part) for part in problem["loc"]).split())
-    name = f"{path}: {key}" if key else str(path)
+def _problem(key: str, problem: dict) -> str:
+    """What to say after the file's name of one of pydantic's problems."""
+    name = f": {key}" if key else ""
     if problem["type"] == "extra_forbidden":
         return f"{name} is now {': '.join(MOVED[key])}" if key in MOVED else f"{name} is not a parameter"
+    message = "a mapping of parameters" if problem["type"] == "model_type" else problem["msg"]
+    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     if isinstance(problem["input"], dict) and problem["type"] == "value_error":  # values that contradict each other
-        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        return f"{name}: {message}"
     message = message.replace("String should have", "text of").replace("List should have", "a list of")
-    if problem["type"] == "model_type":
-        message = "a mapping of parameters"
     value = repr(problem["input"])
     shown = value if len(value) <= 60 else f"{value[:57]}..."
     return f"{name} = {shown}, should be {message}"

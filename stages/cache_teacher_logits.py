@@ -12,7 +12,7 @@ from distillation.inference import cluster
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
-from distillation.inference.own_file import LiteRTTeacher, load_trained
+from distillation.inference.published import LiteRTTeacher, load_trained
 from distillation.params import Params
 from distillation.resume import unfinished
 

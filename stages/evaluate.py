@@ -10,7 +10,7 @@ from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing, write_json
 from distillation.inference.forward import forward_pass, plain_images, predict
-from distillation.inference.own_file import LiteRTTeacher, load_trained, size
+from distillation.inference.published import LiteRTTeacher, load_trained, size
 from distillation.params import Params
 from distillation.report.statistics import (
     MODELS,

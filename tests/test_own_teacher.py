@@ -21,11 +21,11 @@ from PIL import Image
 from distillation.data.records import Records
 from distillation.data.splits import Example, image_id
 from distillation.errors import InputError
-from distillation.inference import own_file
 from distillation.inference.forward import forward_pass, plain_images
-from distillation.inference.own_file import RANGES, LiteRTTeacher, load_trained, open_own, scaled, size
+from distillation.inference.published import RANGES, LiteRTTeacher, Reading, load_trained, scaled, size
 from distillation.networks.network import load_network
 from distillation.params import Params, Teacher
+from distillation.training.own_file import open_own
 from distillation.training.own_teacher import take_own
 
 SIZE, CLASSES = 32, ["dark", "grey", "light"]
@@ -175,7 +175,7 @@ def test_sequential_file_and_one_sigmoid(tmp_path: Path, images: np.ndarray, mon
         network.layers[-1].activation = keras.activations.get(activation)
         network.save("one.keras")
         file = open_own("one.keras", SIZE)
-        reading = own_file.Reading("0..255", activation == "sigmoid", file.floor, [0, 1])
+        reading = Reading("0..255", activation == "sigmoid", file.floor, [0, 1])
         file.publish(reading, Path("models/one"))
         logits = load_network("models/one").predict(images, verbose=0)["logits"]
         expected = 30 * images.mean(axis=(1, 2, 3)) / 255 - 15

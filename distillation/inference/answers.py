@@ -8,7 +8,7 @@ whole or not at all, so that a run that was killed goes on, and parts can be mad
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from distillation.errors import InputError, reason
 from distillation.files import replacing
-from distillation.inference.forward import BATCH, Arrays, Forward
 
 ANSWERS = Path("data/teacher_answers")
-PART = 128 * BATCH
+PART = 4096  # answers: a multiple of `forward.BATCH`
 MEASURED = 4  # batches that a forecast goes by
+
+Arrays = dict[str, np.ndarray]
 
 
 def part_path(directory: Path, number: int) -> Path:
@@ -28,7 +29,7 @@ def part_path(directory: Path, number: int) -> Path:
     return directory / f"part-{number:05d}"
 
 
-def forecast(forward: Forward, images: tf.data.Dataset, answers: int) -> str:
+def forecast(forward: Callable[[np.ndarray], Arrays], images: tf.data.Dataset, answers: int) -> str:
     """What so many `answers` will take, in words: space on the disk, and time by what the first few take.
 
     Raises `InputError` where the disk is too small for them and for the copy that DVC keeps.
@@ -48,11 +49,11 @@ def forecast(forward: Forward, images: tf.data.Dataset, answers: int) -> str:
 
 
 def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:
-    """Write the answers of `batches`, each of `BATCH` but the last, as parts from number `first` on."""
+    """Write the answers of `batches`, all of one size but the last, as parts from number `first` on."""
     number, waiting = first, []
     for batch in batches:
         waiting.append(compact(batch))
-        if len(waiting) == PART // BATCH:
+        if len(waiting) * len(waiting[0]["logits"]) == PART:
             _write_part(part_path(directory, number), waiting)
             number, waiting = number + 1, []
     if waiting:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from distillation.console import note
@@ -13,11 +12,13 @@ from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.files import write_json
 from distillation.inference.forward import BATCH, forward_pass, plain_images, predict
-from distillation.inference.own_file import RANGES, OwnFile, Reading, load_trained, logits, open_own, scaled
+from distillation.inference.published import RANGES, Reading, load_trained, logits, scaled
 from distillation.networks.network import MAPS
 from distillation.params import Teacher
 from distillation.training.checkpoint import History
+from distillation.training.head import cross_entropy
 from distillation.training.objective import Objective
+from distillation.training.own_file import OwnFile, open_own
 
 SAMPLE = 8 * BATCH  # validation images that the file is checked on
 SCORED = 2000  # labeled training images that it is scored on
@@ -54,7 +55,7 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
             raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with what is no number")
         labels = records.labels[: len(answers)]
         row[f"{split}_accuracy"] = float((answers.argmax(axis=1) == labels).mean())
-        row[f"{split}_loss"] = float(-log_softmax(answers, axis=1)[np.arange(len(labels)), labels].mean())
+        row[f"{split}_loss"] = cross_entropy(answers, labels)
     history = [row | {f"objective_{name}": 0.0 for name in Objective.names}]
     write_json(f"plots/history/{model}.json", history)
     return history
