@@ -6,7 +6,7 @@ import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import roc_curve
 
-from distillation.console import note, run
+from distillation.console import run
 from distillation.data.records import Records
 from distillation.files import replacing, write_json
 from distillation.inference.forward import forward_pass, plain_images, predict
@@ -20,7 +20,6 @@ from distillation.report.statistics import (
     reliability,
     score,
 )
-from distillation.report.verdict import advantage
 
 ROC_POINTS = 500  # at most
 CONFUSION_CLASSES = 12  # at most: with more, a matrix can't be read
@@ -54,11 +53,10 @@ def main(params: Params) -> str:
         key: metrics["teacher"][key] / metrics["student_distilled"][key] for key in ("parameters", "macs")
     }
     write_json("metrics/evaluate.json", metrics)
-    note(f"evaluate: {advantage(metrics)}")
     _write_plots(labels, {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}, classes)
     _write_predictions(records, logits)
-    accuracies = ", ".join(f"{name} {metrics[name]['accuracy']:.4f}" for name in MODELS)
-    return f"evaluate: test accuracy {accuracies} -> metrics/evaluate.json"
+    accuracies = ", ".join(f"{text} {metrics[name]['accuracy']:.3f}" for name, text in MODELS.items())
+    return f"evaluate: test accuracy {accuracies}"
 
 
 def _logits(network: keras.Model | LiteRTTeacher, records: Records, description: str) -> np.ndarray:

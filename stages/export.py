@@ -43,7 +43,7 @@ def main(params: Params) -> str:
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop, "oblong": test.manifest.oblong})
         (directory / "README.md").write_text(_card(student, train, test, crop, metrics), encoding="utf-8")
         write_json("metrics/export.json", metrics)
-    accuracies = ", ".join(f"{variant} {row['accuracy']:.4f}" for variant, row in metrics.items())
+    accuracies = ", ".join(f"{variant} {row['accuracy']:.3f}" for variant, row in metrics.items())
     return f"export: test accuracy {accuracies} -> {EXPORT}"
 
 

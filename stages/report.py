@@ -44,8 +44,9 @@ def main(params: Params) -> str:
         shown = {name: figure for name, figure in drawn.items() if name not in left_out}
         _write(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
     brief = table.drop(columns="ECE").to_string()
-    found = textwrap.fill(verdict.verdict(metrics), TERMINAL)
-    return f"\n{data}\n\n{brief}\n\n{verdict.gain(metrics)}\n{verdict.advantage(metrics)}\n{found}\n\nreport: {REPORT}"
+    found = (verdict.gain(metrics), verdict.advantage(metrics), verdict.verdict(metrics))
+    answer = "\n".join(textwrap.fill(line, TERMINAL, subsequent_indent="  ") for line in found)
+    return f"\n{textwrap.fill(data, TERMINAL)}\n\n{brief}\n\n{answer}\n\nreport: {REPORT}"
 
 
 def _charts(metrics: dict, export: dict) -> dict[str, Figure]:

@@ -473,8 +473,8 @@ def test_forecast_is_of_what_the_answers_will_take(monkeypatch: pytest.MonkeyPat
     def forward(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {"logits": np.zeros((len(batch), 3), np.float32), "last_map": np.zeros((len(batch), 2, 2, 5))}
 
-    assert forecast(forward, images, 20_000_000).startswith("20,000,000 answers, 1 GB, about ")
+    assert forecast(forward, images, 20_000_000).startswith("20,000,000 answers, 1.0 GB, about ")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 2 * 52 * 1000))
-    forecast(forward, images, 1000)
+    assert forecast(forward, images, 1000) == "1,000 answers, 0.1 MB, about 1 min"
     with pytest.raises(InputError, match=r"1,001 answers take 0\.0 GB, .* are free on the disk: make room"):
         forecast(forward, images, 1001)

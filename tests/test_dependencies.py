@@ -147,5 +147,5 @@ def test_environment_stays_as_it_was_chosen(tmp_path: Path):
     assert "-r requirements-cuda.txt" in commands("run", "REQUIREMENTS=requirements-cuda.txt")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/installed-requirements-cuda").touch()
-    assert commands("run") == "dvc repro\n"
+    assert commands("run").startswith("dvc repro\n")
     assert "-r requirements.txt" in commands("run", "REQUIREMENTS=requirements.txt")

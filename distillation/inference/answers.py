@@ -45,7 +45,8 @@ def forecast(forward: Callable[[np.ndarray], Arrays], images: tf.data.Dataset, a
             f"{answers:,} answers take {size / 1e9:,.1f} GB, and DVC's copy as much again, but {free / 1e9:,.1f} GB "
             "are free on the disk: make room, or lower budget.answered or distill.feature_channels"
         )
-    return f"{answers:,} answers, {size / 1e9:.2g} GB, about {max(1, round(minutes)):,} min"
+    space = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+    return f"{answers:,} answers, {space}, about {max(1, round(minutes)):,} min"
 
 
 def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:

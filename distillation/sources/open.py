@@ -1,9 +1,10 @@
 """Where images come from: the drawn data set, a TFDS data set, or a folder of images."""
 
+import io
 import os
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,9 @@ def open_source(data: Data) -> Iterator[Source]:
 
         # TFDS takes up a version that was prepared before: a fresh place makes edits of the drawing code count.
         with tempfile.TemporaryDirectory() as directory:
-            yield _tfds(PetSketches(data_dir=directory), data.splits)
+            with redirect_stdout(io.StringIO()):  # TFDS would tell of a download, and of a folder to be used again
+                source = _tfds(PetSketches(data_dir=directory), data.splits)
+            yield source
     else:
         import tensorflow_datasets as tfds
 

@@ -9,12 +9,14 @@ would be right about 98 times in 100; occlusion, blur and small scale take more.
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+
+from distillation.console import progress
 
 Colour = tuple[int, ...]
 Point = tuple[float, float]
@@ -427,11 +429,12 @@ class PetSketches(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
+        tfds.disable_progress_bar()  # there is one here, which knows how many images there are
         return {
             "train": self._generate_examples(range(TRAIN)),
             "test": self._generate_examples(range(TRAIN, TRAIN + TEST)),
         }
 
-    def _generate_examples(self, numbers: Iterable[int]) -> Iterator[tuple[int, dict]]:
-        for number in numbers:
+    def _generate_examples(self, numbers: range) -> Iterator[tuple[int, dict]]:
+        for number in progress(numbers, len(numbers), f"prepare: drawing {len(numbers):,} images"):
             yield number, {"image": jpeg(number), "label": number % 2}

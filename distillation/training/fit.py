@@ -96,9 +96,8 @@ def fit(
         write_json(f"plots/history/{model}.json", history)
         left = (time.monotonic() - start) / (ends[report + 1] - first) * (steps - ends[report + 1])
         note(
-            f"{stage}  {row['images']:,}/{steps * settings.batch_size:,} images  "
-            f"train accuracy {row['train_accuracy']:.3f}  "
-            f"validation accuracy {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
+            f"{stage} {100 * (report + 1) / reports:3.0f} %  train accuracy {row['train_accuracy']:.3f}  "
+            f"validation {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
         )
     write_json(f"plots/history/{model}.json", history)  # where only this was left to do
     network.set_weights(trained_network.get_weights())
