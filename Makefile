@@ -21,7 +21,7 @@ SHELL := bash
 
 run: environment
 	dvc repro
-	@printf '\nNow change one number and compare:\n  source .venv/bin/activate\n  dvc exp run -S distill.alpha=0.3\n  dvc metrics diff HEAD\n'
+	@printf '\nNow change one number and compare:\n  source .venv/bin/activate\n  dvc exp run -S distill.alpha=0.3\n  dvc metrics diff\n'
 
 # In the files' order: by number of tests, as xdist would, those that take longest begin last and end alone.
 test: environment

@@ -1,9 +1,9 @@
 """How much faster is the published student than its teacher, picture by picture on one thread?
 
 The files of `results/cats_vs_dogs/export` against the teacher at the preset's resolution, all in
-LiteRT, in the same rounds. `latency`: milliseconds for one picture on one thread (median and
-quartiles), pictures a second in batches of 32, as the stages answer them, memory of a process that does nothing
-but load the file and answer one picture, and size of the file. `latency.png` shows what that buys.
+LiteRT, in the same rounds. `latency`: milliseconds for one image on one thread (median and
+quartiles), images a second in batches of 32, as the stages answer them, memory of a process that does nothing
+but load the file and answer one image, and size of the file. `latency.png` shows what that buys.
 
 Bound by arithmetic: the teacher has fourteen times the student's multiply-accumulates.
 """
@@ -85,7 +85,7 @@ def main() -> None:
 
 @styled
 def draw(rows: list[dict], accuracies: dict[str, float]) -> Figure:
-    """Test accuracy against the time that one picture takes on one thread.
+    """Test accuracy against the time that one image takes on one thread.
 
     Args:
         rows: `latency` in `benchmarks/results.json`.
@@ -103,7 +103,7 @@ def draw(rows: list[dict], accuracies: dict[str, float]) -> Figure:
         place = {"xytext": (0, 5 if above else -5), "va": "bottom" if above else "top"}
         axes.annotate(text, (milliseconds, accuracy), textcoords="offset points", ha="center", size=7, **place)
     times = [row["milliseconds"] for row in rows]
-    log_axis(axes, times, "milliseconds for one picture on one thread", StrMethodFormatter("{x:g}"))
+    log_axis(axes, times, "milliseconds for one image on one thread", StrMethodFormatter("{x:g}"))
     axes.set(ylabel="test accuracy (%)")
     axes.margins(y=0.4)
     return figure
@@ -114,8 +114,8 @@ def one_image(file: Path) -> Callable[[], object]:
     interpreter = Interpreter(str(file), num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
-    picture = np.random.default_rng(0).integers(0, 256, source["shape"]).astype(source["dtype"])
-    interpreter.set_tensor(source["index"], picture)
+    image = np.random.default_rng(0).integers(0, 256, source["shape"]).astype(source["dtype"])
+    interpreter.set_tensor(source["index"], image)
     return interpreter.invoke
 
 

@@ -1,9 +1,9 @@
-"""Do time and memory grow in line with pictures and views, and no faster?
+"""Do time and memory grow in line with images and views, and no faster?
 
 Each row is a process of its own. `teacher_seconds`: drawing the views as `cache_teacher_logits` does, without
-the teacher's pass, which takes as long for each picture, and without writing. `student_seconds`: the input
-of `distill`, one epoch a view, the first of which decodes the pictures. `peak_mib`: the most memory
-that the process had, of which Python and TensorFlow take 700 MiB before there is a picture.
+the teacher's pass, which takes as long for each image, and without writing. `student_seconds`: the input
+of `distill`, one epoch a view, the first of which decodes the images. `peak_mib`: the most memory
+that the process had, of which Python and TensorFlow take 700 MiB before there is an image.
 """
 
 import time
@@ -19,7 +19,7 @@ from distillation.inference.forward import predictions, view_images
 from distillation.params import load_params
 from distillation.training.fit import set_seed
 
-SIZES = [(1000, 1), (4000, 1), (16000, 1), (4000, 2), (4000, 4)]  # pictures, views
+SIZES = [(1000, 1), (4000, 1), (16000, 1), (4000, 2), (4000, 4)]  # images, views
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What does a training step cost with its input pipeline, in steps on one batch held in memory?
 
 The step of `distill`: its pipeline crops, resizes and colours the views, and looks up the teacher's
-answers. Decoded pictures are in memory, as they are after the first epoch.
+answers. Decoded images are in memory, as they are after the first epoch.
 
 Bound by cropping, resizing and colouring; looking up the answers is a few per cent of that.
 """

@@ -1,7 +1,7 @@
 """How much faster does the teacher answer through LiteRT than through Keras?
 
 `keras.Model.predict` against `forward_pass`, which `train_teacher`, `cache_teacher_logits`
-and `evaluate` use, on the same pictures in memory; the answers must agree to 1e-4.
+and `evaluate` use, on the same images in memory; the answers must agree to 1e-4.
 
 Beside the preset's teacher, which has a goal, other networks of keras.applications are listed under `teachers`, with
 random weights, at 224 px: milliseconds an image.

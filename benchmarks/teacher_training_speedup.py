@@ -1,11 +1,11 @@
 """How much faster is the teacher trained than by fitting the frozen network for five epochs?
 
-The naive way: `Model.fit` of a head on the frozen backbone, in TensorFlow, every picture through it
+The naive way: `Model.fit` of a head on the frozen backbone, in TensorFlow, every image through it
 in every one of 5 epochs; a step is timed, its batch prefetched. Ours: `train_teacher`'s passes through LiteRT,
-one of the plain pictures and one a view (the preset has none), and then the head solved on their features.
-What either pays once, whatever the number of pictures, is left out: compilation, and the conversion to LiteRT.
+one of the plain images and one a view (the preset has none), and then the head solved on their features.
+What either pays once, whatever the number of images, is left out: compilation, and the conversion to LiteRT.
 
-Bound by the one pass of each picture through the backbone: at most 5 times what LiteRT gains over
+Bound by the one pass of each image through the backbone: at most 5 times what LiteRT gains over
 TensorFlow's own pass, which in a training step (batches of 128, oneDNN) is 1.6 to 2.
 """
 

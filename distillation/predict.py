@@ -1,6 +1,6 @@
-"""Classify pictures with an exported student: `python -m distillation.predict photo.jpg folder/ 'scans/*.png'`.
+"""Classify images with an exported student: `python -m distillation.predict photo.jpg folder/ 'scans/*.png'`.
 
-Each picture gives one line, in the order asked for: path, label and probability, tabs between them (a tab
+Each image gives one line, in the order asked for: path, label and probability, tabs between them (a tab
 or line break in a path is written as Python writes it). One that cannot be classified gives one line on
 standard error; the rest is done all the same, and the exit status is 1. There is no TensorFlow here, so
 that it starts at once.
@@ -29,7 +29,7 @@ from distillation.sources.images import read_rgb, to_square
 
 COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
 MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
-# What counts as a picture inside a folder; a file that is named is read whatever its suffix. Pillow reads
+# What counts as an image inside a folder; a file that is named is read whatever its suffix. Pillow reads
 # no HEIC: better a line that says so than photographs that are passed over.
 SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -48,14 +48,14 @@ class Student:
     size: int
     oblong: str
 
-    def view(self, picture: Image.Image) -> np.ndarray:
-        """What `prepare` and `views.plain` make of an RGB picture of any shape: (size, size, 3) float32, 0..255.
+    def view(self, image: Image.Image) -> np.ndarray:
+        """What `prepare` and `views.plain` make of an RGB image of any shape: (size, size, 3) float32, 0..255.
 
         In their two steps: one, straight to `size`, is sharper and flips one answer in a hundred.
         """
         edge = (self.square - self.crop) // 2
         middle = (edge, edge, edge + self.crop, edge + self.crop)
-        centre = to_square(picture, self.square, self.oblong).crop(middle)
+        centre = to_square(image, self.square, self.oblong).crop(middle)
         # As `plain`, `transform` does not antialias, unlike `resize`; and of float bands it keeps the fractions.
         how = (self.size, self.size), Image.Transform.EXTENT, (0, 0, self.crop, self.crop), Image.Resampling.BILINEAR
         return np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
@@ -85,7 +85,7 @@ def load_student(path: Path) -> Student:
 
 
 def find(names: Iterable[str]) -> Iterator[tuple[str, InputError | None]]:
-    """Yield the path of every picture that `names` (files, folders, glob patterns) stand for, or what is wrong."""
+    """Yield the path of every image that `names` (files, folders, glob patterns) stand for, or what is wrong."""
     for name in names:
         try:
             # pathlib's glob takes no absolute pattern.
@@ -153,12 +153,12 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("distillation-predict", description="Classify pictures with an exported student.")
+    parser = argparse.ArgumentParser("distillation-predict", description="Classify images with an exported student.")
     parser.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
-        help="a picture, a folder of them, a glob pattern, or - for paths on standard input, one a line",
+        help="an image, a folder of them, a glob pattern, or - for paths on standard input, one a line",
     )
     parser.add_argument(
         "--model",
@@ -170,7 +170,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.paths:
         if sys.stdin is None or sys.stdin.isatty():
-            parser.error("name a picture")
+            parser.error("name an image")
         options.paths = ["-"]
     return options
 
@@ -185,17 +185,17 @@ def _names(arguments: list[str]) -> Iterator[str]:
 
 
 def _in_folder(folder: str) -> Iterator[tuple[str, InputError | None]]:
-    problems, pictures = [], 0
+    problems, images = [], 0
     for parent, folders, files in os.walk(folder, onerror=problems.append):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
             if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
                 yield str(Path(parent) / name), None
-                pictures += 1
+                images += 1
     for problem in problems:
         yield problem.filename, InputError(_why(problem))
-    if not pictures and not problems:
-        yield folder, InputError("a folder without pictures")
+    if not images and not problems:
+        yield folder, InputError("a folder without images")
 
 
 def _line(path: str, probabilities: dict[str, float], as_json: bool) -> str:

@@ -28,8 +28,8 @@ CARD = Path(__file__).parents[1] / "distillation/report/model_card.md"
 def main(params: Params) -> str:
     """Write one LiteRT file per variant, what its user must know beside it, and score each on validation and test.
 
-    A file takes one RGB picture 0..255 of the student's size (scaling is inside) and returns class
-    probabilities. `classes.txt` names them, `preprocessing.json` tells what becomes of a picture before
+    A file takes one RGB image 0..255 of the student's size (scaling is inside) and returns class
+    probabilities. `classes.txt` names them, `preprocessing.json` tells what becomes of an image before
     (a square of `square` pixels a side, made as `oblong` says, of which the middle `crop` are shown), and `README.md`
     is a model card.
     """

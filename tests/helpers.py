@@ -62,33 +62,33 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def random_picture(rng: np.random.Generator, size: int) -> np.ndarray:
+def random_image(rng: np.random.Generator, size: int) -> np.ndarray:
     """(size, size, 3) uint8: coloured patches of 8 pixels, which a JPEG keeps well."""
     patches = rng.integers(0, 256, (-(-size // 8), -(-size // 8), 3), np.uint8)
     return patches.repeat(8, axis=0).repeat(8, axis=1)[:size, :size]
 
 
-def smooth_picture(seed: int, width: int = 120, height: int = 120) -> Image.Image:
-    """A picture with large shapes, as photographs have: coarse noise, enlarged."""
+def smooth_image(seed: int, width: int = 120, height: int = 120) -> Image.Image:
+    """An image with large shapes, as photographs have: coarse noise, enlarged."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def random_examples(count: int, classes: int, size: int = 32, seed: int = 0) -> list[Example]:
-    """`count` different pictures, the classes taking turns."""
+    """`count` different images, the classes taking turns."""
     rng = np.random.default_rng(seed)
     examples = []
     for number in range(count):
-        jpeg = encoded(Image.fromarray(random_picture(rng, size)), "JPEG", quality=95, subsampling=0)
+        jpeg = encoded(Image.fromarray(random_image(rng, size)), "JPEG", quality=95, subsampling=0)
         examples.append(Example(image_id(jpeg), number % classes, f"Bärenbild {number}", jpeg))
     return examples
 
 
 def bare_examples(count: int, classes: int, seed: int = 0) -> list[Example]:
-    """Like `random_examples`, with short bytes for pictures: enough to be split."""
+    """Like `random_examples`, with short bytes for images: enough to be split."""
     contents = [f"{seed} {number}".encode() for number in range(count)]
     return [
-        Example(image_id(content), number % classes, f"picture {number}", content)
+        Example(image_id(content), number % classes, f"image {number}", content)
         for number, content in enumerate(contents)
     ]
 

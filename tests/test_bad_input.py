@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import Payload, changed, encoded, random_picture, smooth_picture, write_numbers_of_a_run
+from helpers import Payload, changed, encoded, random_image, smooth_image, write_numbers_of_a_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,16 +30,16 @@ from stages import cache_teacher_logits, distill, prepare, report
 
 
 def jpeg(number: int, size: int = 16) -> bytes:
-    return encoded(Image.fromarray(random_picture(np.random.default_rng(number), size)), "JPEG")
+    return encoded(Image.fromarray(random_image(np.random.default_rng(number), size)), "JPEG")
 
 
-PICTURES = {f"{name}/{number}.jpg": jpeg(10 * label + number) for label, name in enumerate("ab") for number in range(5)}
+PHOTOS = {f"{name}/{number}.jpg": jpeg(10 * label + number) for label, name in enumerate("ab") for number in range(5)}
 
 
-def fill(folder: Path, pictures: dict[str, bytes]) -> None:
+def fill(folder: Path, images: dict[str, bytes]) -> None:
     """Let `folder` hold these files alone."""
     shutil.rmtree(folder, ignore_errors=True)
-    for name, content in pictures.items():
+    for name, content in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
@@ -60,7 +60,7 @@ def complaint(stage, params: Params) -> str:
 def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Parameters of a folder of two classes that has been prepared in the current directory."""
     monkeypatch.chdir(tmp_path)
-    fill(Path("photos"), PICTURES)
+    fill(Path("photos"), PHOTOS)
     Path("data").mkdir()
     Path("data/class_names.txt").touch()
     fill(Path("data/unlabeled"), {"README.md": b"none"})
@@ -71,16 +71,16 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.mark.parametrize(
-    ("pictures", "words"),
+    ("images", "words"),
     [
         ({}, "photos"),
         ({"a/0.jpg": jpeg(0)}, "at least two"),
-        (PICTURES | {"c/0.jpg": jpeg(50)}, "class c has 1 different images; it should have at least 3"),
-        (PICTURES | {f"c/{n}.jpg": jpeg(50) for n in range(9)}, "class c has 1 different images"),
+        (PHOTOS | {"c/0.jpg": jpeg(50)}, "class c has 1 different images; it should have at least 3"),
+        (PHOTOS | {f"c/{n}.jpg": jpeg(50) for n in range(9)}, "class c has 1 different images"),
         ({f"{name}/{n}.jpg": jpeg(n) for name in "ab" for n in range(5)}, "class a has 0 different images"),
-        (PICTURES | {"a/0.jpg": b""}, "a/0.jpg: not an image"),
-        (PICTURES | {"a/notes.txt": b"two cats"}, "a/notes.txt: not an image"),
-        (PICTURES | {"a/0.jpg": jpeg(0)[:-200]}, "a/0.jpg: cannot be decoded"),
+        (PHOTOS | {"a/0.jpg": b""}, "a/0.jpg: not an image"),
+        (PHOTOS | {"a/notes.txt": b"two cats"}, "a/notes.txt: not an image"),
+        (PHOTOS | {"a/0.jpg": jpeg(0)[:-200]}, "a/0.jpg: cannot be decoded"),
     ],
     ids=[
         "nothing",
@@ -93,25 +93,25 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "truncated",
     ],
 )
-def test_folder_that_cannot_be_used_is_named(photos: Params, pictures: dict[str, bytes], words: str):
+def test_folder_that_cannot_be_used_is_named(photos: Params, images: dict[str, bytes], words: str):
     before = contents(Path("data"))
-    fill(Path("photos"), pictures)
+    fill(Path("photos"), images)
     assert words in complaint(prepare, photos)
     assert contents(Path("data")) == before
 
 
 def test_official_test_is_never_reduced_and_what_overlaps_with_it_costs_training(photos: Params):
-    pictures = {f"train/{name}": content for name, content in PICTURES.items()}
-    pictures |= {f"test/{name}/{n}.jpg": jpeg(50 + 10 * label + n) for label, name in enumerate("ab") for n in range(2)}
-    pictures["train/b/4.jpg"] = encoded(smooth_picture(0), "JPEG", quality=95)
-    pictures["test/b/smaller.jpg"] = encoded(smooth_picture(0).resize((64, 64)), "JPEG", quality=80)
-    pictures |= {"test/a/same.jpg": jpeg(3), "test/b/same.jpg": jpeg(3)}  # as train/a/3.jpg
-    fill(Path("photos"), pictures)
+    images = {f"train/{name}": content for name, content in PHOTOS.items()}
+    images |= {f"test/{name}/{n}.jpg": jpeg(50 + 10 * label + n) for label, name in enumerate("ab") for n in range(2)}
+    images["train/b/4.jpg"] = encoded(smooth_image(0), "JPEG", quality=95)
+    images["test/b/smaller.jpg"] = encoded(smooth_image(0).resize((64, 64)), "JPEG", quality=80)
+    images |= {"test/a/same.jpg": jpeg(3), "test/b/same.jpg": jpeg(3)}  # as train/a/3.jpg
+    fill(Path("photos"), images)
     prepare.main(photos)
     test, train, validation = (Records(name) for name in ("test", "train", "validation"))
-    assert sorted(test.sources) == sorted(name for name in pictures if name.startswith("test/"))
+    assert sorted(test.sources) == sorted(name for name in images if name.startswith("test/"))
     left = {*train.sources, *validation.sources}
-    assert left == {f"train/{name}" for name in PICTURES} - {"train/a/3.jpg", "train/b/4.jpg"}
+    assert left == {f"train/{name}" for name in PHOTOS} - {"train/a/3.jpg", "train/b/4.jpg"}
     assert len(validation) == 2
     assert test.manifest.overlapping_dropped == {"unlabeled": 0, "train": 2, "validation": 0}
     assert test.manifest.official_splits == {"train": "train", "test": "test"}
@@ -147,8 +147,8 @@ def test_unlabeled_images_join_the_training_ones(photos: Params):
 def test_unlabeled_images_that_resemble_a_held_out_one_are_dropped(photos: Params):
     for number in range(5):
         for name, seed in (("a", number), ("b", 10 + number)):
-            Path(f"photos/{name}/{number}.jpg").write_bytes(encoded(smooth_picture(seed), "JPEG", quality=95))
-    fill(Path("more"), {f"{n}.jpg": encoded(smooth_picture(n, 80, 80), "JPEG", quality=80) for n in (*range(5), 77)})
+            Path(f"photos/{name}/{number}.jpg").write_bytes(encoded(smooth_image(seed), "JPEG", quality=95))
+    fill(Path("more"), {f"{n}.jpg": encoded(smooth_image(n, 80, 80), "JPEG", quality=80) for n in (*range(5), 77)})
     prepare.main(photos.model_copy(update={"data": changed(photos.data, unlabeled="more")}))
     train, held_out = Records("train"), [*Records("validation").sources, *Records("test").sources]
     of_a = {name for name in held_out if name.startswith("a/")}
@@ -196,7 +196,7 @@ def test_few_images_in_all_are_enough(photos: Params, count: int):
 # Of these two sizes, the one is re-encoded and the other taken as it is.
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([jpeg(13, 16), jpeg(13, 32)]), st.data())
-def test_damaged_jpeg_is_a_picture_or_named(photos: Params, content: bytes, data: st.DataObject):
+def test_damaged_jpeg_is_an_image_or_named(photos: Params, content: bytes, data: st.DataObject):
     place, noise = data.draw(st.integers(0, len(content) - 1)), data.draw(st.binary(max_size=9))
     rest = data.draw(st.sampled_from([content[place + len(noise) :], content[place:], b""]))
     before = contents(Path("data"))
@@ -212,7 +212,7 @@ def test_damaged_jpeg_is_a_picture_or_named(photos: Params, content: bytes, data
         assert contents(Path("data")) == before
 
 
-def test_pictures_of_one_pixel_will_do(photos: Params):
+def test_images_of_one_pixel_will_do(photos: Params):
     values = {"a": range(0, 100, 10), "b": range(100, 200, 10)}
     pixels = {f"{name}/{v}.png": encoded(Image.new("L", (1, 1), v), "PNG") for name in values for v in values[name]}
     fill(Path("photos"), pixels)
@@ -228,8 +228,8 @@ def test_pictures_of_one_pixel_will_do(photos: Params):
 def test_label_out_of_range_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch, label: int):
     @contextmanager
     def source(data: Data) -> Iterator[Source]:
-        pictures = [Original(jpeg(number), number % 2, f"good {number}") for number in range(10)]
-        yield Source("test", "1", ["a", "b"], 11, iter([*pictures, Original(jpeg(10), label, "bad 10")]))
+        images = [Original(jpeg(number), number % 2, f"good {number}") for number in range(10)]
+        yield Source("test", "1", ["a", "b"], 11, iter([*images, Original(jpeg(10), label, "bad 10")]))
 
     monkeypatch.setattr(prepare, "open_source", source)
     before = contents(Path("data"))
@@ -382,7 +382,7 @@ def test_objective_goes_without_maps_that_the_teacher_has_none_of(
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"deep\xfe/0.jpg"], ids=repr)
 def test_file_name_that_is_not_utf8_is_named(photos: Params, name: bytes):
     before = contents(Path("data"))
-    fill(Path("photos"), PICTURES | {f"a/{os.fsdecode(name)}": jpeg(50)})
+    fill(Path("photos"), PHOTOS | {f"a/{os.fsdecode(name)}": jpeg(50)})
     assert "is not UTF-8" in complaint(prepare, photos)
     assert contents(Path("data")) == before
 

@@ -296,7 +296,7 @@ def test_params_file_that_dvc_cannot_read_is_named(clone: Clone, content: bytes 
         ),
         (lambda photos: (photos / "dark/07.png").write_bytes(b"\x89PNG"), "dark/07.png: not an image"),
     ],
-    ids=["missing class", "broken picture"],
+    ids=["missing class", "broken image"],
 )
 def test_damaged_folder_gives_one_line_and_loses_nothing(clone: Clone, damage: Callable, named: str) -> None:
     before = outs(clone)

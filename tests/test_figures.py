@@ -12,7 +12,7 @@ from helpers import (
     histories_of_a_run,
     history_of_a_run,
     metrics_of_a_run,
-    random_picture,
+    random_image,
     reliability_of_a_run,
 )
 from matplotlib.colors import to_hex
@@ -23,7 +23,7 @@ from scipy.special import softmax
 from distillation.report import charts, galleries, style
 from distillation.report.statistics import MODELS
 
-IMAGES = np.stack([random_picture(np.random.default_rng(number), 16) for number in range(8)])
+IMAGES = np.stack([random_image(np.random.default_rng(number), 16) for number in range(8)])
 LOGITS = np.random.default_rng(0).normal(0, 2, (3, 7))
 PROBABILITIES = pd.DataFrame({name: [0.1 * place, 0.9 - 0.2 * place] for place, name in enumerate(MODELS)})
 CONTESTED = {"Disputed": (IMAGES[:2], PROBABILITIES.assign(label=["ant", "bee"]))}

@@ -1,4 +1,4 @@
-"""Pictures of every kind that people have, and files that hold no picture."""
+"""Images of every kind that people have, and files that hold no image."""
 
 import io
 import struct
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import encoded, random_picture, smooth_picture
+from helpers import encoded, random_image, smooth_image
 from PIL import Image
 
 from distillation.data.splits import NEAR_BITS
@@ -30,8 +30,8 @@ def assert_shows(image: Image.Image, expected: np.ndarray, tolerance: float = 0)
 
 
 def jpeg(size: int = 32, **options: object) -> bytes:
-    picture = Image.fromarray(random_picture(np.random.default_rng(0), size))
-    return encoded(picture, "JPEG", quality=95, **options)
+    image = Image.fromarray(random_image(np.random.default_rng(0), size))
+    return encoded(image, "JPEG", quality=95, **options)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
@@ -40,8 +40,8 @@ def test_rgb_comes_as_it_is(kind: str):
 
 
 def test_path_serves_as_well_as_bytes(tmp_path: Path):
-    (tmp_path / "picture").write_bytes(encoded(Image.fromarray(quadrants()), "PNG"))
-    assert_shows(read_rgb(tmp_path / "picture"), quadrants())
+    (tmp_path / "image").write_bytes(encoded(Image.fromarray(quadrants()), "PNG"))
+    assert_shows(read_rgb(tmp_path / "image"), quadrants())
 
 
 def test_grey_becomes_equal_channels():
@@ -72,8 +72,8 @@ def test_grey_without_a_known_white_is_refused(values: np.ndarray):
     [((0, 0, 0, 0), WHITE), ((0, 255, 255, 0), RED), ((255, 255, 0, 0), BLUE), ((0, 0, 0, 255), (0, 0, 0))],
 )
 def test_cmyk_inks_take_away_their_colours(ink: tuple[int, ...], expected: tuple[int, ...]):
-    picture = np.broadcast_to(expected, (16, 16, 3))
-    assert_shows(read_rgb(encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)), picture, tolerance=3)
+    image = np.broadcast_to(expected, (16, 16, 3))
+    assert_shows(read_rgb(encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)), image, tolerance=3)
 
 
 def test_transparent_colour_of_a_palette_shows_white():
@@ -94,7 +94,7 @@ def test_transparency_is_laid_on_white(mode: str, ink: tuple[int, ...], opacity:
     assert_shows(read_rgb(encoded(image, "PNG")), np.full((8, 8, 3), 255 - opacity), tolerance=1)
 
 
-# How a picture is stored that its EXIF orientation sets upright (CIPA DC-008, tag 0x0112).
+# How an image is stored that its EXIF orientation sets upright (CIPA DC-008, tag 0x0112).
 STORED = {
     1: lambda upright: upright,
     2: np.fliplr,
@@ -127,21 +127,21 @@ def test_animation_gives_its_first_frame():
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow also speaks of what it could mend
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"])
 def test_truncated_file_is_refused_wherever_it_ends(kind: str):
-    content = encoded(Image.fromarray(random_picture(np.random.default_rng(0), 64)), kind)
+    content = encoded(Image.fromarray(random_image(np.random.default_rng(0), 64)), kind)
     for length in (len(content) // 2, len(content) // 4, 12):
         with pytest.raises(InputError) as caught:
             read_rgb(content[:length])
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"Dear reader,\nthis is no picture.\n", b"\xff\xd8\xff", b"GIF89a"])
-def test_what_is_no_picture_is_refused(content: bytes):
+@pytest.mark.parametrize("content", [b"", b"\0", b"Dear reader,\nthis is no image.\n", b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_image_is_refused(content: bytes):
     for decode in (read_rgb, lambda content: square_jpeg(content, 32)):
         with pytest.raises(InputError):
             decode(content)
 
 
-def test_picture_of_a_kind_that_pillow_does_not_decode_is_refused():
+def test_image_of_a_kind_that_pillow_does_not_decode_is_refused():
     sizes, pixels = struct.pack("<7I", 124, 0, 16, 16, 0, 0, 0), struct.pack("<2I4s", 32, 4, b"NONE")
     with pytest.raises(InputError, match="cannot be decoded"):
         read_rgb(b"DDS " + sizes + bytes(44) + pixels + bytes(40))
@@ -154,12 +154,12 @@ def test_missing_file_is_refused(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow also speaks of what it could mend
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
-def test_damaged_file_is_a_picture_or_refused_and_nothing_else(kind: str):
+def test_damaged_file_is_an_image_or_refused_and_nothing_else(kind: str):
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
     options = {} if kind == "GIF" else {"exif": exif}
-    content = encoded(Image.fromarray(random_picture(rng, 16)), kind, **options)
+    content = encoded(Image.fromarray(random_image(rng, 16)), kind, **options)
     for _ in range(150):
         damaged = bytearray(content)
         for place in rng.integers(0, len(content), rng.integers(1, 6)):
@@ -233,7 +233,7 @@ def test_of_an_oblong_image_the_middle_square_is_kept_or_all_of_it(shape: tuple[
 
 @pytest.mark.parametrize("size", [16, 40, 64])
 def test_a_square_image_is_scaled_alike_either_way(size: int):
-    image = smooth_picture(0, 40, 40)
+    image = smooth_image(0, 40, 40)
     assert to_square(image, size, "crop").tobytes() == to_square(image, size, "squeeze").tobytes()
 
 
@@ -243,10 +243,10 @@ def bits_apart(one: Image.Image, other: Image.Image, **options: object) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_perceptual_hash_sees_through_scale_compression_and_brightness_but_not_another_picture(seed: int):
-    picture = smooth_picture(seed)
-    assert bits_apart(picture, picture.resize((64, 64)), quality=95) <= NEAR_BITS
-    assert bits_apart(picture, picture, quality=40) <= NEAR_BITS
-    assert bits_apart(picture, picture.point(lambda value: 20 + 0.8 * value), quality=95) <= NEAR_BITS
-    assert bits_apart(picture, smooth_picture(seed + 100), quality=95) > 3 * NEAR_BITS
-    assert bits_apart(picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=95) > 3 * NEAR_BITS
+def test_perceptual_hash_sees_through_scale_compression_and_brightness_but_not_another_image(seed: int):
+    image = smooth_image(seed)
+    assert bits_apart(image, image.resize((64, 64)), quality=95) <= NEAR_BITS
+    assert bits_apart(image, image, quality=40) <= NEAR_BITS
+    assert bits_apart(image, image.point(lambda value: 20 + 0.8 * value), quality=95) <= NEAR_BITS
+    assert bits_apart(image, smooth_image(seed + 100), quality=95) > 3 * NEAR_BITS
+    assert bits_apart(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=95) > 3 * NEAR_BITS

@@ -22,8 +22,8 @@ from helpers import (
     encoded,
     needs_photographs,
     random_examples,
-    random_picture,
-    smooth_picture,
+    random_image,
+    smooth_image,
     split_examples,
     write,
 )
@@ -52,9 +52,9 @@ def recorded() -> Data:
     return Data.model_validate(yaml.safe_load((RECORD / "params.yaml").read_text())["data"])
 
 
-def probabilities(student: Student, picture: Image.Image) -> np.ndarray:
-    """(classes,): what its network answers to its view of `picture`."""
-    (answers,) = student.network(student.view(picture)[None]).values()
+def probabilities(student: Student, image: Image.Image) -> np.ndarray:
+    """(classes,): what its network answers to its view of `image`."""
+    (answers,) = student.network(student.view(image)[None]).values()
     return answers[0]
 
 
@@ -71,11 +71,11 @@ def student() -> Student:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, one of them in a folder within; what is hidden, and what has no picture's suffix."""
+    """Three images, one of them in a folder within; what is hidden, and what has no image's suffix."""
     for number, name in enumerate(("b.PNG", "deep/a.jpeg", "a.jpg", ".hidden.jpg", ".git/c.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        smooth_picture(number, 60, 40).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+        smooth_image(number, 60, 40).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -86,36 +86,36 @@ def folder(tmp_path: Path) -> Path:
 def test_view_is_the_plain_view(square: int, size: int):
     crop = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape[0]
     for seed in range(5):
-        picture = smooth_picture(seed, square, square)
-        seen = Student(None, [], square, crop, size, "crop").view(picture)
+        image = smooth_image(seed, square, square)
+        seen = Student(None, [], square, crop, size, "crop").view(image)
         assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
-        np.testing.assert_allclose(seen, plain(np.asarray(picture)[None], size)[0], atol=0.01)
+        np.testing.assert_allclose(seen, plain(np.asarray(image)[None], size)[0], atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (90, 200), (31, 17)])
 @pytest.mark.parametrize("oblong", ["crop", "squeeze"])
 def test_images_of_any_shape_become_squares_as_in_prepare(shape: tuple[int, int], oblong: str):
-    picture = smooth_picture(0, *shape)
-    stored = tf.io.decode_jpeg(square_jpeg(encoded(picture, "PNG"), 120, oblong), dct_method="INTEGER_ACCURATE")
-    seen = Student(None, [], 120, 96, 48, oblong).view(picture)
+    image = smooth_image(0, *shape)
+    stored = tf.io.decode_jpeg(square_jpeg(encoded(image, "PNG"), 120, oblong), dct_method="INTEGER_ACCURATE")
+    seen = Student(None, [], 120, 96, 48, oblong).view(image)
     assert np.abs(seen - plain(stored[None], 48)[0]).mean() < 1
 
 
 def test_large_jpegs_are_decoded_small_and_look_the_same():
-    content = encoded(smooth_picture(0, 1601, 1200), "JPEG", quality=95)
+    content = encoded(smooth_image(0, 1601, 1200), "JPEG", quality=95)
     for least, factor in ((1200, 1), (601, 1), (600, 2), (300, 4), (120, 8), (1, 8)):
         image = read_rgb(content, least)
         assert image.size == (-(-1601 // factor), 1200 // factor)
         difference = np.asarray(image.resize((64, 64)), int) - np.asarray(read_rgb(content).resize((64, 64)))
         assert np.abs(difference).mean() < 1.5
         assert np.abs(difference).max() < 10
-    assert read_rgb(encoded(smooth_picture(0, 200, 100), "PNG"), 10).size == (200, 100)
+    assert read_rgb(encoded(smooth_image(0, 200, 100), "PNG"), 10).size == (200, 100)
 
 
 # The command
 
 
-def test_every_picture_gets_a_line_in_the_order_asked_for(student: Student, folder: Path):
+def test_every_image_gets_a_line_in_the_order_asked_for(student: Student, folder: Path):
     done = command(folder / "deep/a.jpeg", folder, folder / "*.PNG")
     assert (done.returncode, done.stderr) == (0, "")
     paths = [folder / name for name in ("deep/a.jpeg", "a.jpg", "b.PNG", "deep/a.jpeg", "b.PNG")]
@@ -140,8 +140,8 @@ def test_json_gives_the_probability_of_every_class(folder: Path):
 
 
 def test_tabs_and_line_breaks_in_names_break_no_line(tmp_path: Path):
-    smooth_picture(0).save(tmp_path / "a\tb\nc.jpg")
-    (tmp_path / "d\r\n.jpg").write_text("no picture")
+    smooth_image(0).save(tmp_path / "a\tb\nc.jpg")
+    (tmp_path / "d\r\n.jpg").write_text("no image")
     done = command(tmp_path)
     (line,), (error,) = done.stdout.splitlines(), done.stderr.splitlines()
     assert line.split("\t")[0] == f"{tmp_path}/a\\tb\\nc.jpg"
@@ -160,29 +160,29 @@ def test_standard_input_without_a_path_is_an_error():
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: no path on standard input\n")
 
 
-def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):
-    picture = smooth_picture(3, 64, 64)
-    grey = picture.convert("L")
+def test_images_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):
+    image = smooth_image(3, 64, 64)
+    grey = image.convert("L")
     turned = Image.Exif()
     turned[0x0112] = 6
     frames = {"save_all": True, "append_images": [Image.new("RGB", (64, 64))]}
     good = {
         "16 bit [1].png": encoded(Image.fromarray(np.asarray(grey, np.uint16) * 257), "PNG"),
-        "animated.webp": encoded(picture, "WEBP", lossless=True, **frames),
-        "cmyk.jpg": encoded(picture.convert("CMYK"), "JPEG", quality=100),
+        "animated.webp": encoded(image, "WEBP", lossless=True, **frames),
+        "cmyk.jpg": encoded(image.convert("CMYK"), "JPEG", quality=100),
         "grey.tif": encoded(grey, "TIFF"),
-        "phone.jpg": encoded(picture, "MPO", quality=100, **frames),
-        "rotated.jpg": encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100, exif=turned),
-        "opaque.png": encoded(picture.convert("RGBA"), "PNG"),
+        "phone.jpg": encoded(image, "MPO", quality=100, **frames),
+        "rotated.jpg": encoded(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100, exif=turned),
+        "opaque.png": encoded(image.convert("RGBA"), "PNG"),
     }
-    tiff = encoded(picture, "TIFF", compression="tiff_lzw")
+    tiff = encoded(image, "TIFF", compression="tiff_lzw")
     bad = {
         "empty.jpg": b"",
         "hidden text.png": b"Dear reader",
         "large.png": encoded(Image.new("1", (10_000, 10_000)), "PNG"),
         "larger.png": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
         "phone.heic": b"\0\0\0\x18ftypheic",
-        "torn.jpg": encoded(picture, "JPEG")[:700],
+        "torn.jpg": encoded(image, "JPEG")[:700],
         "torn.tif": tiff[:100] + bytes(range(256)) * 8 + tiff[2148:],
     }
     for name, content in (good | bad).items():
@@ -194,7 +194,7 @@ def test_pictures_of_every_kind_are_answered_and_the_rest_gets_a_line_each(stude
     found = {Path(row["path"]).name: row["probabilities"]["dog"] for row in map(json.loads, done.stdout.splitlines())}
     assert set(found) == set(good)
     for name, probability in found.items():
-        expected = grey.convert("RGB") if name in ("grey.tif", "16 bit [1].png") else picture
+        expected = grey.convert("RGB") if name in ("grey.tif", "16 bit [1].png") else image
         assert probability == pytest.approx(probabilities(student, expected)[1], abs=0.02), name
     errors = done.stderr.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [
@@ -257,7 +257,7 @@ def test_console_script_is_the_command():
 
 
 def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
-    """Not all at once: there may be millions, and each picture takes memory."""
+    """Not all at once: there may be millions, and each image takes memory."""
     taken = itertools.count()
     paths = ((str(folder / "a.jpg"), None) for _ in taken)
     answers = list(itertools.islice(classify(student, paths), 20))
@@ -265,7 +265,7 @@ def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
     assert next(taken) <= 20 + AHEAD * os.cpu_count() + 1
 
 
-def test_decoder_that_trips_costs_one_picture(student: Student, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_decoder_that_trips_costs_one_image(student: Student, folder: Path, monkeypatch: pytest.MonkeyPatch):
     def trip(file: io.BufferedReader, least: int) -> Image.Image:
         if file.name.endswith("b.PNG"):
             raise ZeroDivisionError("division by zero")
@@ -281,7 +281,7 @@ def test_decoder_that_trips_costs_one_picture(student: Student, folder: Path, mo
 
 
 def refusal(model: Path) -> str:
-    done = command("--model", model, "picture.jpg")
+    done = command("--model", model, "image.jpg")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("error: ")
     return done.stderr
@@ -340,8 +340,8 @@ def test_network_that_is_no_classifier_of_squares_is_refused(
 def test_every_committed_file_answers_alike(student: Student, variant: str):
     other = load_student(COMMITTED / f"student_{variant}.tflite")
     for number in range(8):
-        picture = Image.fromarray(random_picture(np.random.default_rng(number), 180))
-        np.testing.assert_allclose(probabilities(other, picture), probabilities(student, picture), atol=0.2)
+        image = Image.fromarray(random_image(np.random.default_rng(number), 180))
+        np.testing.assert_allclose(probabilities(other, image), probabilities(student, image), atol=0.2)
 
 
 def test_committed_student_is_fed_what_its_record_says(student: Student):
@@ -377,8 +377,8 @@ def test_exported_student_is_ready_for_use(exported: Path):
     for file in (exported / "models/export", exported / "models/export/student_int8.tflite"):
         student = load_student(file)
         assert (student.classes, student.square, student.crop, student.size) == (["ant", "bee", "cow"], 40, 32, 32)
-    picture = random_examples(1, 3, 40)[0].jpeg
-    (exported / "photo.jpg").write_bytes(picture)
+    image = random_examples(1, 3, 40)[0].jpeg
+    (exported / "photo.jpg").write_bytes(image)
     done = command("--model", exported / "models/export", "--json", exported / "photo.jpg")
     assert (done.returncode, done.stderr) == (0, "")
     assert set(json.loads(done.stdout)["probabilities"]) == {"ant", "bee", "cow"}
@@ -392,7 +392,7 @@ def test_code_on_the_model_card_answers_as_the_command_does(exported: Path):
     for name, exif in (("upright", Image.Exif()), ("turned", turned)):
         place = exported / name
         shutil.copytree(exported / "models/export", place)
-        smooth_picture(0, 90, 50).save(place / "photo.jpg", quality=95, exif=exif)
+        smooth_image(0, 90, 50).save(place / "photo.jpg", quality=95, exif=exif)
         done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
         (answer,) = classify(load_student(place), find([str(place / "photo.jpg")]))
         assert done.stdout.startswith("{'ant': ")
@@ -420,8 +420,8 @@ def tested_photographs() -> list[Example]:
     """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
     data = recorded()
     with open_source(data) as source:
-        pictures = {image_id(content): (content, label, name) for content, label, name, _ in source.images}
-        examples = [Example(name, label, place, content) for name, (content, label, place) in pictures.items()]
+        images = {image_id(content): (content, label, name) for content, label, name, _ in source.images}
+        examples = [Example(name, label, place, content) for name, (content, label, place) in images.items()]
     splits = split_examples(
         examples, source.classes, data.validation_fraction, data.test_fraction, data.seed, max_images=data.max_images
     )

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, names that TFDS knows or not, and the drawn data set."""
+"""Where images come from: folders, names that TFDS knows or not, and the drawn data set."""
 
 import dataclasses
 import itertools
@@ -48,7 +48,7 @@ def test_folder_gives_sorted_classes_and_all_their_files(data: Data, tmp_path: P
     with open_source(chosen) as source:
         assert (source.name, source.classes, source.count) == ("folder", ["bee", "cat", "dog"], 4)
         expected = [("bee/deep/er/d.png", 0), ("cat/c.jpg", 1), ("dog/a.jpg", 2), ("dog/b.jpg", 2)]
-        found = sorted(source.images, key=lambda picture: picture.source)
+        found = sorted(source.images, key=lambda image: image.source)
         assert found == [(name.encode(), label, name, "train") for name, label in expected]
         assert source.splits == {}
 
@@ -59,7 +59,7 @@ def test_hidden_files_and_folders_are_skipped(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert source.classes == ["cat", "dog"]
         assert source.count == 2
-        assert sorted(picture.source for picture in source.images) == ["cat/a.jpg", "dog/b.jpg"]
+        assert sorted(image.source for image in source.images) == ["cat/a.jpg", "dog/b.jpg"]
 
 
 def test_missing_folder_is_named(data: Data, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_folder_of_splits_keeps_them(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert (source.classes, source.count) == (["cat", "dog"], 7)
         assert source.splits == {"train": "train", "validation": "val", "test": "Test"}
-        found = {picture.source: (picture.label, picture.split) for picture in source.images}
+        found = {image.source: (image.label, image.split) for image in source.images}
     assert found == {
         "train/cat/1.jpg": (0, "train"),
         "train/cat/2.jpg": (0, "train"),
@@ -140,7 +140,7 @@ def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: D
     chosen = by_split(data, tmp_path, train=TRAINING, test=["cat/6.jpg", "eel/7.jpg"])
     with open_source(changed(chosen, splits="anew")) as source:
         assert (source.classes, source.count, source.splits) == (["cat", "dog", "eel"], 5, {})
-        found = {picture.source: (picture.label, picture.split) for picture in source.images}
+        found = {image.source: (image.label, image.split) for image in source.images}
     assert found["test/eel/7.jpg"] == (2, "train")
     assert len(found) == 5
 
@@ -148,7 +148,7 @@ def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: D
 def test_only_part_that_is_held_out_is_the_test(data: Data, tmp_path: Path):
     with open_source(by_split(data, tmp_path, train=TRAINING, val=["cat/4.jpg", "dog/5.jpg"])) as source:
         assert source.splits == {"train": "train", "test": "val"}
-        assert {picture.split for picture in source.images} == {"train", "test"}
+        assert {image.split for image in source.images} == {"train", "test"}
 
 
 @pytest.mark.parametrize("classes", [["train", "tram"], ["test", "quiz"]])
@@ -200,12 +200,12 @@ class TwoSplits(tfds.core.GeneratorBasedBuilder):
 def test_tfds_splits_are_known_and_a_test_without_labels_is_none(tmp_path: Path):
     source = _tfds(TwoSplits(data_dir=tmp_path), "official")
     assert (source.count, source.splits) == (10, {"train": "train", "test": "validation"})
-    found = {picture.source: picture for picture in source.images}
-    assert {name for name, picture in found.items() if picture.split == "test"} == {
+    found = {image.source: image for image in source.images}
+    assert {name for name, image in found.items() if image.split == "test"} == {
         f"two_splits/1.0.0#validation-{number}" for number in range(4)
     }
-    train = [picture for picture in found.values() if picture.split == "train"]
-    assert sorted(picture.encoded for picture in train) == sorted(map(jpeg, range(6)))
+    train = [image for image in found.values() if image.split == "train"]
+    assert sorted(image.encoded for image in train) == sorted(map(jpeg, range(6)))
 
 
 @needs_imagenette
@@ -271,11 +271,11 @@ def test_drawing_is_a_pure_function_of_its_number():
     assert jpeg(4) == jpeg(4)
 
 
-def test_drawings_are_all_different_rgb_pictures_of_one_size():
-    pictures = [draw(number) for number in range(20)]
-    assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (96, 96))}
-    assert len({picture.tobytes() for picture in pictures}) == 20
-    assert min(np.asarray(picture).std() for picture in pictures) > 10
+def test_drawings_are_all_different_rgb_images_of_one_size():
+    images = [draw(number) for number in range(20)]
+    assert {(image.mode, image.size) for image in images} == {("RGB", (96, 96))}
+    assert len({image.tobytes() for image in images}) == 20
+    assert min(np.asarray(image).std() for image in images) > 10
 
 
 def test_jpeg_holds_the_drawing():
@@ -297,7 +297,7 @@ def test_cats_are_even_and_dogs_odd(monkeypatch: pytest.MonkeyPatch):
     assert drawn == ["cat", "dog", "cat", "dog"]
 
 
-def test_data_set_labels_its_pictures_by_parity(tmp_path: Path):
+def test_data_set_labels_its_images_by_parity(tmp_path: Path):
     builder = PetSketches(data_dir=tmp_path)
     assert builder.info.features["label"].names == ["cat", "dog"]
     assert (pet_sketches.TRAIN, pet_sketches.TEST) == (4000, 6000)

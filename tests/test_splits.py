@@ -58,11 +58,11 @@ def reasons(*rows: tuple[int, int, int]) -> list[str]:
     return ["".join(name for name, mask in dropped.items() if mask[place]) for place in range(len(rows))]
 
 
-def test_of_equal_training_pictures_with_equal_labels_the_first_is_kept():
+def test_of_equal_training_images_with_equal_labels_the_first_is_kept():
     assert reasons((1, TRAIN, 0), (1, TRAIN, 0), (1, TRAIN, 0), (2, TRAIN, 0)) == ["", "duplicates", "duplicates", ""]
 
 
-def test_of_equal_training_pictures_with_contradicting_labels_none_is_kept():
+def test_of_equal_training_images_with_contradicting_labels_none_is_kept():
     rows = (1, TRAIN, 0), (1, TRAIN, 0), (1, TRAIN, 1), (2, TRAIN, 1)
     assert reasons(*rows) == ["conflicting", "conflicting", "conflicting", ""]
 
@@ -144,7 +144,7 @@ def test_split_stays_what_it_was_in_earlier_versions():
     assert [int(example.source.split()[1]) for example in split(bare_examples(30, 3))["test"]] == [6, 26, 16, 22, 3, 23]
 
 
-def test_one_more_picture_moves_at_most_two_others():
+def test_one_more_image_moves_at_most_two_others():
     examples = bare_examples(101, 3)
     before = placed(split(examples[:-1]))
     for stranger in bare_examples(20, 3, seed=1):
@@ -156,7 +156,7 @@ def test_another_seed_gives_another_split_of_the_same_sizes():
     examples = bare_examples(300, 3)
     first, second = split(examples, seed=0), split(examples, seed=1)
     assert {name: len(part) for name, part in first.items()} == {name: len(part) for name, part in second.items()}
-    # Two independent splits put a picture into the same part with odds 0.7^2 + 0.1^2 + 0.2^2 = 0.54.
+    # Two independent splits put an image into the same part with odds 0.7^2 + 0.1^2 + 0.2^2 = 0.54.
     one, other = placed(first), placed(second)
     assert 0.4 < np.mean([one[name] == other[name] for name in one]) < 0.68
 
@@ -194,7 +194,7 @@ def test_a_smaller_subset_is_part_of_a_larger_one():
     assert smaller < larger
 
 
-def test_class_with_too_few_pictures_is_named():
+def test_class_with_too_few_images_is_named():
     examples = [example for example in bare_examples(30, 3) if example.label != 1]
     two = [Example(image_id(content), 1, "", content) for content in (b"a", b"b")]
     for few in ([], two):

@@ -1,9 +1,9 @@
-"""Views: the generator against published numbers, the crops against pictures on which they can be read off."""
+"""Views: the generator against published numbers, the crops against images on which they can be read off."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import changed, random_picture
+from helpers import changed, random_image
 from PIL import Image
 from scipy.ndimage import map_coordinates
 from scipy.stats import binomtest, kstest
@@ -33,7 +33,7 @@ def ids(count: int) -> np.ndarray:
 
 
 def ramps(count: int, side: int = 33) -> np.ndarray:
-    """Pictures whose red is x and whose green is y, both from 0 to 200, so that a crop tells its box."""
+    """Images whose red is x and whose green is y, both from 0 to 200, so that a crop tells its box."""
     x, y = np.meshgrid(*2 * [np.linspace(0, 200, side, dtype=np.float32)])
     return np.broadcast_to(np.stack([x, y, np.full_like(x, 100)], axis=-1), (count, side, side, 3))
 
@@ -117,30 +117,30 @@ def test_uniforms_are_uniform_in_the_half_open_unit_interval():
 
 
 def test_view_shows_the_same_crop_and_colours_at_any_size(views: Views):
-    pictures = some_images(6)
-    small = augmented(pictures, ids(6), 2, 17, views).numpy()
-    large = augmented(pictures, ids(6), 2, 33, views).numpy()
+    images = some_images(6)
+    small = augmented(images, ids(6), 2, 17, views).numpy()
+    large = augmented(images, ids(6), 2, 33, views).numpy()
     np.testing.assert_allclose(large[:, ::2, ::2], small, atol=0.05)
     bare = strengths(views, colour=0)
     np.testing.assert_allclose(boxes(50, bare, size=48), boxes(50, bare), atol=1e-5)
 
 
-def test_view_of_a_picture_does_not_depend_on_its_batch(views: Views):
-    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(5)])
-    together = augmented(pictures, ids(5), 1, 24, views).numpy()
+def test_view_of_an_image_does_not_depend_on_its_batch(views: Views):
+    images = np.stack([random_image(np.random.default_rng(number), 40) for number in range(5)])
+    together = augmented(images, ids(5), 1, 24, views).numpy()
     for number in (4, 0, 2):
-        alone = augmented(pictures[number : number + 1], ids(5)[number : number + 1], 1, 24, views)
+        alone = augmented(images[number : number + 1], ids(5)[number : number + 1], 1, 24, views)
         np.testing.assert_allclose(alone[0], together[number], atol=1e-4)  # some CPUs multiply other ways in batches
-    assert not np.array_equal(augmented(pictures, ids(5), 2, 24, views), together)
+    assert not np.array_equal(augmented(images, ids(5), 2, 24, views), together)
 
 
 def test_crop_equals_interpolation_by_scipy(colourless: Views):
-    picture = random_picture(np.random.default_rng(0), 40)
-    crops = augmented(np.stack(8 * [picture]), ids(8), 0, 20, colourless).numpy()
+    image = random_image(np.random.default_rng(0), 40)
+    crops = augmented(np.stack(8 * [image]), ids(8), 0, 20, colourless).numpy()
     for crop, (left, right, top, bottom) in zip(crops, boxes(8, colourless), strict=True):
         y, x = np.meshgrid(np.linspace(top, bottom, 20) * 39, np.linspace(left, right, 20) * 39, indexing="ij")
         for channel in range(3):
-            expected = map_coordinates(picture[..., channel].astype(float), [y, x], order=1, mode="nearest")
+            expected = map_coordinates(image[..., channel].astype(float), [y, x], order=1, mode="nearest")
             np.testing.assert_allclose(crop[..., channel], expected, atol=0.1)
 
 
@@ -160,7 +160,7 @@ def test_areas_shapes_and_places_of_crops_are_spread_evenly(colourless: Views):
     left, right = np.minimum(left, right), np.maximum(left, right)
     areas = (right - left) * (bottom - top)
     assert areas.max() > 0.95
-    free = areas < 0.7  # so small that no shape meets the picture's edges
+    free = areas < 0.7  # so small that no shape meets the image's edges
     assert free.sum() > 2000
     left, right, top, bottom = left[free], right[free], top[free], bottom[free]
     width, height = right - left, bottom - top
@@ -182,19 +182,19 @@ def test_that_share_of_the_crops_is_flipped_and_they_show_the_same(colourless: V
 
 def test_colours_stay_in_range_and_grey_stays_grey(views: Views):
     vivid = strengths(views, colour=0.9)
-    pictures = np.stack([random_picture(np.random.default_rng(number), 40) for number in range(30)])
-    seen = augmented(pictures, ids(30), 0, 20, vivid).numpy()
+    images = np.stack([random_image(np.random.default_rng(number), 40) for number in range(30)])
+    seen = augmented(images, ids(30), 0, 20, vivid).numpy()
     assert seen.min() >= 0
     assert seen.max() <= 255
     assert (seen == 255).any()
-    grey = augmented(pictures[..., :1].repeat(3, axis=-1), ids(30), 0, 20, vivid).numpy()
+    grey = augmented(images[..., :1].repeat(3, axis=-1), ids(30), 0, 20, vivid).numpy()
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
 
 
 def test_brightness_contrast_and_saturation_vary_evenly_and_apart(views: Views):
     def seen(*colour: float) -> np.ndarray:
-        pictures = np.broadcast_to(np.float32(colour), (1000, 2, 2, 3))
-        return augmented(pictures, ids(1000), 0, 1, views).numpy()[:, 0, 0]
+        images = np.broadcast_to(np.float32(colour), (1000, 2, 2, 3))
+        return augmented(images, ids(1000), 0, 1, views).numpy()[:, 0, 0]
 
     brightness = seen(127.5, 127.5, 127.5)[:, 0] / 127.5  # mid-grey has no contrast, and grey no saturation
     contrast = (seen(160, 160, 160)[:, 0] / brightness - 127.5) / (160 - 127.5)
@@ -207,11 +207,11 @@ def test_brightness_contrast_and_saturation_vary_evenly_and_apart(views: Views):
 
 @pytest.mark.parametrize("size", [32, 48, 96])
 def test_plain_view_is_the_centre_resized_as_pillow_does(size: int):
-    pictures = np.stack([random_picture(np.random.default_rng(number), 80) for number in range(3)])
-    seen = plain(pictures, size).numpy()
+    images = np.stack([random_image(np.random.default_rng(number), 80) for number in range(3)])
+    seen = plain(images, size).numpy()
     assert seen.shape == (3, size, size, 3)
-    for view, picture in zip(seen, pictures, strict=True):
-        centre = Image.fromarray(picture).crop((8, 8, 72, 72))  # 0.8 of the side
+    for view, image in zip(seen, images, strict=True):
+        centre = Image.fromarray(image).crop((8, 8, 72, 72))  # 0.8 of the side
         how = (size, size), Image.Transform.EXTENT, (0, 0, 64, 64), Image.Resampling.BILINEAR
         expected = np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
         np.testing.assert_allclose(view, expected, atol=0.01)
@@ -260,7 +260,7 @@ def shade(images: tf.Tensor, u: tf.Tensor, strength: float) -> tf.Tensor:
 
 
 def some_images(count: int = 6) -> np.ndarray:
-    return np.stack([random_picture(np.random.default_rng(number), 40) for number in range(count)])
+    return np.stack([random_image(np.random.default_rng(number), 40) for number in range(count)])
 
 
 def test_each_strength_is_of_something_and_each_augmentation_has_one():

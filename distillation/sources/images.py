@@ -1,4 +1,4 @@
-"""Any picture that people have, as square RGB."""
+"""Any image that people have, as square RGB."""
 
 import hashlib
 import io
@@ -15,12 +15,12 @@ JPEG_QUALITY = 95
 
 
 def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image.Image:
-    """Decode `source` (encoded bytes, a path, or an open file) to an upright 8-bit RGB picture.
+    """Decode `source` (encoded bytes, a path, or an open file) to an upright 8-bit RGB image.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an
     animation the first frame is taken. With `least`, a large JPEG comes at a half, a quarter or an eighth
     of its size, no side below that many pixels, which is quicker. Raises `InputError` where there is no
-    picture to be had: not an image, truncated, empty, 32-bit grey, or too large for memory.
+    image in it: another kind of file, truncated, empty, 32-bit grey, or too large for memory.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -34,18 +34,18 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
     except Image.UnidentifiedImageError:
         raise InputError("not an image that Pillow can read") from None
-    except MemoryError:  # is the machine's fault, not the picture's
+    except MemoryError:  # is the machine's fault, not the image's
         raise
     except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
         raise InputError(f"cannot be decoded ({reason(error)})") from None
 
 
 def perceptual_hash(encoded: bytes) -> int:
-    """64 bits that stay nearly the same when a picture is scaled, recompressed or recoloured.
+    """64 bits that stay nearly the same when an image is scaled, recompressed or recoloured.
 
-    Each tells whether one of the 64 lowest spatial frequencies of the grey picture exceeds their median
+    Each tells whether one of the 64 lowest spatial frequencies of the grey image exceeds their median
     (pHash: Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
-    A picture of one colour has none of these, and bits of its own: it resembles nothing but its copies.
+    An image of one colour has none of these, and bits of its own: it resembles nothing but its copies.
     """
     grey = np.asarray(read_rgb(encoded).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float32)
     if np.ptp(grey) <= 1:

@@ -1,6 +1,6 @@
 """Pet Sketches: a TFDS data set of 10,000 cartoon cats and dogs, drawn here, never downloaded.
 
-Each picture is a pure function of its number. `Traits` is all that depends on the label, and every
+Each image is a pure function of its number. `Traits` is all that depends on the label, and every
 trait overlaps: dogs may have slit pupils and cats may lack whiskers. Who knew all traits exactly
 would be right about 98 times in 100; occlusion, blur and small scale take more. Coarse traits
 (ears, head) tell less than fine ones (pupils, nose, mouth, whiskers), so looking closely pays.
@@ -23,17 +23,17 @@ Point = tuple[float, float]
 Corners = np.ndarray | Sequence[Point]
 
 CLASSES = ("cat", "dog")
-TRAIN, TEST = 4_000, 6_000  # pictures of each split: a test so large tells two students apart
+TRAIN, TEST = 4_000, 6_000  # images of each split: a test so large tells two students apart
 SIZE = 96
 CANVAS = 3 * SIZE  # drawn large, then scaled down: Pillow's lines have hard edges
 JPEG_QUALITY = 90
 SEED = 1867
 
-OCCLUDED = 0.2  # share of pictures with something in front of the head
+OCCLUDED = 0.2  # share of images with something in front of the head
 BLURRED = 0.2
 NOISE = 12.0  # largest standard deviation of the sensor noise, in grey levels
-RADIUS = (0.28, 0.42)  # of the head, by the picture's width
-SHIFT = 0.05  # standard deviation of the head's centre, by the picture's width
+RADIUS = (0.28, 0.42)  # of the head, by the image's width
+SHIFT = 0.05  # standard deviation of the head's centre, by the image's width
 TILT = 0.15  # standard deviation of the head's angle, in radians
 
 COATS = (  # coat, markings, light parts
@@ -366,21 +366,21 @@ def _occluder(pen: Pen) -> None:
 
 def _photograph(canvas: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Scales the drawing down as a mediocre camera would."""
-    picture = canvas.reduce(CANVAS // SIZE)
-    picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.4, 1.4))
+    image = canvas.reduce(CANVAS // SIZE)
+    image = ImageEnhance.Color(image).enhance(rng.uniform(0.4, 1.4))
     if rng.random() < BLURRED:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
     contrast, brightness = rng.uniform((0.65, 0.8), (1.1, 1.15))
     across, down = rng.uniform(-0.22, 0.22, (2, 1)) * np.linspace(-1, 1, SIZE)
     light = (brightness + across + down[:, None])[..., None].astype(np.float32)
-    pixels = ((np.asarray(picture, np.float32) - 128) * np.float32(contrast) + 128) * light
+    pixels = ((np.asarray(image, np.float32) - 128) * np.float32(contrast) + 128) * light
     noise = rng.standard_normal(pixels.shape, np.float32)
     pixels += np.float32(NOISE * rng.random() ** 2) * noise
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def draw(number: int) -> Image.Image:
-    """Picture `number`, SIZE x SIZE in RGB: a cat where it is even, a dog where it is odd."""
+    """Image `number`, SIZE x SIZE in RGB: a cat where it is even, a dog where it is odd."""
     rng = np.random.default_rng([SEED, number])
     traits, look = Traits.sample(rng, number % 2), Look.sample(rng)
     line, wobble = rng.uniform((2.5, 0.01), (5, 0.04))
@@ -405,7 +405,7 @@ def draw(number: int) -> Image.Image:
 
 
 def jpeg(number: int) -> bytes:
-    """Picture `number` as the data set stores it."""
+    """Image `number` as the data set stores it."""
     file = io.BytesIO()
     draw(number).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
