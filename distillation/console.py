@@ -39,14 +39,14 @@ def note(line: str) -> None:
 
 
 def warn(line: str) -> None:
-    """Print a line on standard error about what goes on, but not as one may think."""
+    """Print a warning on standard error: the stage goes on, but the user should know."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Iterate over `items` behind a progress bar with ETA; in a log, which shows no bars, a line at the end.
+    """Iterate over `items` with a progress bar and its ETA; a log file gets a line at the end instead.
 
-    Neither under continuous integration.
+    Under continuous integration (`CI` is set) there is neither.
     """
     start = time.monotonic()
     hidden = True if os.environ.get("CI") else None  # None: where there is no terminal

@@ -14,7 +14,7 @@ def name() -> str:
 
 
 def instructions() -> set[str] | None:
-    """The instruction sets beyond the basic one, as Linux names them, such as `avx512_bf16`; None where it can't tell.
+    """The instruction sets beyond the basic one, as Linux names them, such as `avx512_bf16`; None on other systems.
 
     CPUs of one name may differ in them, in speed by a factor of four, and in how they round.
     """

@@ -1,4 +1,4 @@
-"""Work on many things at a time."""
+"""Mapping a function over many items in parallel."""
 
 import itertools
 import os
@@ -15,8 +15,7 @@ Result = TypeVar("Result")
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`map(function, items)`, on a thread for each core.
 
-    Unlike `Executor.map`, it takes from `items` only a little ahead of what has been asked for, so memory
-    stays bounded however many there are.
+    Unlike `Executor.map`, it takes only a few items ahead of the results asked for, so memory stays bounded.
     """
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:

@@ -1,9 +1,8 @@
 """Classify images with an exported student: `python -m distillation.predict photo.jpg folder/ 'scans/*.png'`.
 
-Each image gives one line, in the order asked for: path, label and probability, tabs between them (a tab
-or line break in a path is written as Python writes it). One that cannot be classified gives one line on
-standard error; the rest is done all the same, and the exit status is 1. There is no TensorFlow here, so
-that it starts at once.
+Each image gives one line, in the order asked for: path, label and probability, separated by tabs. A tab or line break
+in a path is written as in Python. An image that cannot be classified gives one line on standard error; the others are
+classified, and the exit status is 1. TensorFlow is not imported, so it starts at once.
 """
 
 import argparse
@@ -29,16 +28,16 @@ from distillation.sources.images import read_rgb, to_square
 
 COMMITTED = Path(__file__).parents[1] / "results/cats_vs_dogs/export"
 MODEL, CLASSES, PREPROCESSING = "student_float32.tflite", "classes.txt", "preprocessing.json"
-# What counts as an image inside a folder; a file that is named is read whatever its suffix. Pillow reads
-# no HEIC: better a line that says so than photographs that are passed over.
+# Files in a folder that are read as images; a file that is named is read whatever its suffix. Pillow cannot read HEIC:
+# such a file gets an error, since skipping it would go unnoticed.
 SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
 class Student:
-    """An exported student: `network` takes the `size` x `size` that `view` makes, and answers with probabilities.
+    """An exported student: `network` takes the `size` x `size` view of an image, and answers with probabilities.
 
-    `oblong` tells how an image becomes a square (see `to_square`).
+    `oblong` says how an image becomes a square (see `to_square`).
     """
 
     network: Network
@@ -49,20 +48,22 @@ class Student:
     oblong: str
 
     def view(self, image: Image.Image) -> np.ndarray:
-        """What `prepare` and `views.plain` make of an RGB image of any shape: (size, size, 3) float32, 0..255.
+        """The plain view of an RGB image of any shape, as `prepare` and `views.plain` make it.
 
-        In their two steps: one, straight to `size`, is sharper and flips one answer in a hundred.
+        It is (size, size, 3) float32, 0..255. The image is scaled in two steps, as there: scaled straight to `size`, it
+        would be sharper, and one answer in a hundred would change.
         """
         edge = (self.square - self.crop) // 2
         middle = (edge, edge, edge + self.crop, edge + self.crop)
         centre = to_square(image, self.square, self.oblong).crop(middle)
-        # As `plain`, `transform` does not antialias, unlike `resize`; and of float bands it keeps the fractions.
-        how = (self.size, self.size), Image.Transform.EXTENT, (0, 0, self.crop, self.crop), Image.Resampling.BILINEAR
-        return np.stack([band.convert("F").transform(*how) for band in centre.split()], axis=-1)
+        # Like `plain` and unlike `resize`, `transform` does not antialias. Of float bands it keeps the fractions.
+        area = (0, 0, self.crop, self.crop)
+        scaled = (self.size, self.size), Image.Transform.EXTENT, area, Image.Resampling.BILINEAR
+        return np.stack([band.convert("F").transform(*scaled) for band in centre.split()], axis=-1)
 
 
 def load_student(path: Path) -> Student:
-    """Open a LiteRT file of `models/export`, or in a folder the float32 one; `InputError` where it is not whole."""
+    """Open a LiteRT file of `models/export`, or of a folder its float32 file; `InputError` where it is incomplete."""
     model = path / MODEL if path.is_dir() else path
     for needed in (model, model.with_name(CLASSES), model.with_name(PREPROCESSING)):
         if not needed.is_file():
@@ -76,7 +77,7 @@ def load_student(path: Path) -> Student:
         if (network.input_shape, shapes) != ([size, size, 3], [[len(classes)]]):
             raise ValueError(f"{network.input_shape} in, {shapes} out, {len(classes)} classes beside it")
         square, crop = int(preprocessing["square"]), int(preprocessing["crop"])
-        oblong = preprocessing.get("oblong", "squeeze")  # as versions did that don't say
+        oblong = preprocessing.get("oblong", "squeeze")  # as earlier versions did, which did not name it
         if oblong not in ("crop", "squeeze"):
             raise ValueError(f"oblong images are to {oblong}")
         return Student(network, classes, square, crop, size, oblong)
@@ -85,7 +86,7 @@ def load_student(path: Path) -> Student:
 
 
 def find(names: Iterable[str]) -> Iterator[tuple[str, InputError | None]]:
-    """Yield the path of every image that `names` (files, folders, glob patterns) stand for, or what is wrong."""
+    """Yield the path of every image that `names` (files, folders, glob patterns) stand for, with an error or None."""
     for name in names:
         try:
             # pathlib's glob takes no absolute pattern.
@@ -104,9 +105,9 @@ def find(names: Iterable[str]) -> Iterator[tuple[str, InputError | None]]:
 def classify(
     student: Student, paths: Iterable[tuple[str, InputError | None]]
 ) -> Iterator[tuple[str, np.ndarray | InputError]]:
-    """Yield each path that `find` gives, in order, with class probabilities (classes,), or with what is wrong.
+    """Yield each path that `find` gives, in order, with its class probabilities (classes,) or its error.
 
-    A thread for each core; memory stays bounded however many paths there are.
+    There is a thread for each core; memory stays bounded however many paths there are.
     """
 
     def answer(found: tuple[str, InputError | None]) -> tuple[str, np.ndarray | InputError]:
@@ -118,7 +119,7 @@ def classify(
                 view = student.view(read_rgb(file, least=2 * student.square))
         except InputError as error:
             return path, error
-        except Exception as error:  # in a hostile file Pillow trips over anything
+        except Exception as error:  # a malicious file can make Pillow raise anything
             return path, InputError(_why(error))
         (probabilities,) = student.network(view[None]).values()
         return path, probabilities[0]
@@ -127,9 +128,9 @@ def classify(
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C and `| head` end it as they end any tool
+    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C and `| head` end it, as any other tool
         signal.signal(number, signal.SIG_DFL)
-    # LiteRT greets, and libtiff complains, on standard error, and no setting silences them; Pillow warns.
+    # LiteRT and libtiff write to standard error, and no setting silences them; Pillow warns.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     warnings.filterwarnings("ignore", module="PIL")

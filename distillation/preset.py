@@ -1,8 +1,7 @@
 """Put a preset into `params.yaml`: `python -m distillation.preset cats_vs_dogs`.
 
-A preset, `presets/NAME.yaml`, holds what differs from the defaults, or from the preset that it names after `over`; of
-several, later ones change earlier ones.
-The comments of `params.yaml` stay.
+A preset, `presets/NAME.yaml`, holds the values that differ from the defaults, or from the preset that it names in
+`over`. Where several presets are given, later ones change earlier ones. The comments of `params.yaml` stay.
 """
 
 import argparse
@@ -40,7 +39,7 @@ def _add(content: dict, name: str) -> None:
 
 
 def write_params(params: Params, path: Path) -> None:
-    """Write `params` to `path`, with the comments of what stood there, if that had the same keys."""
+    """Write `params` to `path`; the comments of an existing file with the same keys stay."""
     yaml = YAML()
     yaml.width = 120
     yaml.representer.add_representer(
@@ -65,7 +64,7 @@ def _lay_over(content: dict, values: object, path: Path) -> None:
         if isinstance(value, dict):
             _lay_over(content.setdefault(key, {}), value, path)
         elif isinstance(content.get(key), CommentedSeq) and isinstance(value, list):
-            content[key][:] = value  # as it stands, a line or an item a line: another style would break the file
+            content[key][:] = value  # in the style that it has: another one would break the file
         elif isinstance(value, list):
             content[key] = CommentedSeq(value)
             content[key].fa.set_flow_style()

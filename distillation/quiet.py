@@ -1,4 +1,4 @@
-"""Holding back what libraries write to standard error on every run, which says nothing about this one."""
+"""Hiding lines that libraries write to standard error on every run."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def without_lines(*words: str) -> Iterator[None]:
     """Keep lines that contain any of `words` from standard error; other lines follow at the end of the block.
 
-    It works on the file descriptor, since what is written by C++ code never passes through `sys.stderr`.
+    It works on the file descriptor, since C++ code does not write through `sys.stderr`.
     """
     sys.stderr.flush()
     stderr = os.dup(2)

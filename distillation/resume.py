@@ -1,4 +1,4 @@
-"""Where a stage keeps what it has done so far, and whether that still holds after a kill."""
+"""Unfinished work of a stage: where it is kept, and whether a later run may go on with it."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ DIRECTORY = Path(".checkpoints")  # ignored by git, and none of DVC's outs
 
 
 def unfinished(stage: str) -> Path:
-    """The folder in which a run of `stage` keeps what it has finished; that of other parameters, code or data goes."""
+    """The folder for the finished parts of a run of `stage`; those of other parameters, code or data are removed."""
     folder = DIRECTORY / f"{stage}-{fingerprint(stage)[:16]}"
     for stale in set(DIRECTORY.glob(f"{stage}-*")) - {folder}:
         shutil.rmtree(stale)
@@ -22,7 +22,7 @@ def unfinished(stage: str) -> Path:
 
 
 def fingerprint(stage: str) -> str:
-    """SHA-256 over all that `stage` depends on: in DVC's eyes (command, contents of deps, params), and Keras itself."""
+    """SHA-256 of all that `stage` depends on: its command, deps and params in dvc.yaml, and the version of Keras."""
     definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     params = leaves(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
     digest = hashlib.sha256(json.dumps([definition, keras.version()], sort_keys=True).encode())
@@ -32,7 +32,7 @@ def fingerprint(stage: str) -> str:
                 digest.update(f"{key}={value!r}\n".encode())
     for dependency in definition["deps"]:
         key = dependency.removeprefix("${").removesuffix("}")
-        path = Path(params[key] if key != dependency else dependency)  # as DVC puts the value of a parameter in
+        path = Path(params[key] if key != dependency else dependency)  # DVC puts the parameter's value here
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_dir() or file.suffix == ".pyc":
                 continue

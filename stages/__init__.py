@@ -1,7 +1,7 @@
 """One script a stage of dvc.yaml: `python -m stages.prepare`.
 
-Every stage computes with TensorFlow, which greets on standard error in a way that no setting
-silences; it is imported here once, and of what it says then only the greeting is held back.
+Every stage uses TensorFlow, which writes a greeting to standard error that no setting silences. It is imported here
+once, and only this greeting is hidden.
 """
 
 import os

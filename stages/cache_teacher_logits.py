@@ -17,23 +17,23 @@ from distillation.params import Params
 from distillation.resume import unfinished
 
 STAGE = "cache_teacher_logits"
-PCA_BATCHES = 32  # of images, whose features the principal components are found from
-INT8_BATCHES = 4  # of images, which tell the ranges of int8
+PCA_BATCHES = 32  # of images, which the principal components are found from
+INT8_BATCHES = 4  # of images, which the ranges of int8 are found from
 
 
 def main(params: Params) -> str:
     """Write the teacher's logits and feature maps, for all views of the training images.
 
-    Unlabeled images only fill up to as many as the budget has answers. Logits are raw, float32 (classes,), so that
-    neither temperature nor alpha ever asks the teacher again. Of each feature map there are its principal components,
-    float16 (height, width, channels). Killed, it goes on from the last part that is whole.
-    Where `RAY_ADDRESS` names a Ray cluster, its nodes answer, but for a teacher from a `.tflite` file.
+    All labeled images are answered, and unlabeled ones as far as the budget of answers reaches. Logits are stored raw,
+    float32 (classes,), so another temperature or alpha does not run the teacher again. Of each feature map, the
+    principal components are stored, float16 (height, width, channels). A killed run goes on after its last part. Where
+    `RAY_ADDRESS` names a Ray cluster, its nodes compute the answers, unless the teacher is from a `.tflite` file.
     """
     records, teacher = Records("train", at_most=params.budget.answered), load_trained("models/teacher")
     views = params.budget.views(len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
-    own = isinstance(teacher, LiteRTTeacher)  # logits alone; its file runs as it is, and here
+    own = isinstance(teacher, LiteRTTeacher)  # it has no feature maps, and runs on this machine
     on_cluster = cluster.wanted() and not own
     if not own:
         teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")

@@ -13,7 +13,7 @@ from distillation.training.student import train_student
 def main(params: Params) -> str:
     """Write network, final metrics and history of the distilled student.
 
-    With all labels it differs from `train_scratch` in nothing but the objective. Unlabeled images are seen here alone.
+    Where all images are labeled, only the objective differs from `train_scratch`. Unlabeled images are used here alone.
     """
     distill, manifest = params.distill, read_manifest()
     images = manifest.taught(params.budget.answered)

@@ -22,14 +22,14 @@ from distillation.report.statistics import (
 )
 
 ROC_POINTS = 500  # at most
-CONFUSION_CLASSES = 12  # at most: with more, a matrix can't be read
+CONFUSION_CLASSES = 12  # at most: a larger matrix is not readable
 
 
 def main(params: Params) -> str:
     """Write `metrics/evaluate.json`, the rows of the plots, and every test prediction.
 
-    Scores are those on test. Whether the teacher is better than scratch is asked on validation, since people act on
-    the answer.
+    Scores are computed on test images. Teacher and scratch are compared on validation images, since people choose
+    settings by this comparison.
     """
     records, validation = Records("test"), Records("validation")
     labels, classes = records.labels, records.manifest.classes
@@ -60,7 +60,7 @@ def main(params: Params) -> str:
 
 
 def _logits(network: keras.Model | LiteRTTeacher, records: Records, description: str) -> np.ndarray:
-    """What `network` answers to the plain view of each image: (n, classes) float32."""
+    """The logits of `network` for the plain view of each image: (n, classes) float32."""
     return predict(forward_pass(network), plain_images(records, network.input_shape[1]), description)["logits"]
 
 
@@ -72,7 +72,7 @@ def _write_plots(labels: np.ndarray, probabilities: dict[str, np.ndarray], class
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[dict[str, str]]:
-    """A row an image; of many classes, those that are recognised least, and the others as one."""
+    """One row for each image; of many classes, only the hardest are named, and the others are joined."""
     shown = set(hardest_classes(labels, predicted, classes, CONFUSION_CLASSES)["class"])
     names = classes
     if len(classes) > CONFUSION_CLASSES:

@@ -20,18 +20,17 @@ from distillation.networks.network import load_network, macs
 from distillation.params import Params
 
 EXPORT = Path("models/export")
-REPRESENTATIVE_BATCHES = 16  # of 32 training images, to find the ranges of int8
+REPRESENTATIVE_BATCHES = 16  # of 32 training images, which the ranges of int8 are found from
 
 CARD = Path(__file__).parents[1] / "distillation/report/model_card.md"
 
 
 def main(params: Params) -> str:
-    """Write one LiteRT file per variant, what its user must know beside it, and score each on validation and test.
+    """Write one LiteRT file per variant with a description of its input and output, and score each file.
 
-    A file takes one RGB image 0..255 of the student's size (scaling is inside) and returns class
-    probabilities. `classes.txt` names them, `preprocessing.json` tells what becomes of an image before
-    (a square of `square` pixels a side, made as `oblong` says, of which the middle `crop` are shown), and `README.md`
-    is a model card.
+    A file takes one RGB image 0..255 of the student's size and returns class probabilities. `classes.txt` names the
+    classes. `preprocessing.json` says how an image is prepared: it becomes a square of `square` pixels a side in the
+    way that `oblong` names, and its middle `crop` pixels are scaled to the student's size. `README.md` is a model card.
     """
     train, test = Records("train"), Records("test")
     student = load_network("models/student_distilled")
@@ -52,7 +51,7 @@ def write_files(network: keras.Model, directory: Path) -> dict[str, dict[str, fl
 
     Returns:
         By variant: `accuracy` on test, `validation_accuracy`, `bytes`, and `max_abs_probability_error`, the largest
-        difference from what Keras answers on test.
+        difference from the answers of Keras on test.
     """
     train, validation, test = Records("train"), Records("validation"), Records("test")
     model = keras.Model(network.input, {"probabilities": layers.Softmax()(network.output["logits"])}, name="student")
@@ -81,7 +80,7 @@ def _accuracy(probabilities: np.ndarray, records: Records) -> float:
 
 
 def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics: dict[str, dict[str, float]]) -> str:
-    """The model card: what the files beside it are, take, give, and are good for."""
+    """The model card: what the files beside it are, their input and output, and what they are good for."""
     manifest, square = test.manifest, test.manifest.image_size
     edge = (square - crop) // 2
     rows = [
@@ -109,7 +108,7 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
 
 
 def variants(training_images: tf.data.Dataset) -> dict[str, Callable[[tf.lite.TFLiteConverter], None]]:
-    """What each variant asks of its converter."""
+    """The options of the converter for each variant."""
 
     def float16(converter: tf.lite.TFLiteConverter) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -20,9 +20,9 @@ from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
-PUBLIC = Path("plots/report_without_images.html")  # the images of a data set may not be ours to publish
+PUBLIC = Path("plots/report_without_images.html")  # the licence of a data set may not allow its images to be published
 TERMINAL = 80  # columns
-GALLERIES = {"montage", "views", "disagreements", "soft_labels"}  # figures that show some
+GALLERIES = {"montage", "views", "disagreements", "soft_labels"}  # figures with images of the data set
 
 
 def main(params: Params) -> str:
@@ -44,9 +44,9 @@ def main(params: Params) -> str:
         shown = {name: figure for name, figure in drawn.items() if name not in left_out}
         _write(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
     brief = table.drop(columns="ECE").to_string()
-    found = (verdict.gain(metrics), verdict.advantage(metrics), verdict.verdict(metrics))
-    answer = "\n".join(textwrap.fill(line, TERMINAL, subsequent_indent="  ") for line in found)
-    return f"\n{textwrap.fill(data, TERMINAL)}\n\n{brief}\n\n{answer}\n\nreport: {REPORT}"
+    differences = "\n".join((verdict.gain(metrics), verdict.advantage(metrics))).replace(" (", "\n  (")
+    data, found = (textwrap.fill(text, TERMINAL) for text in (data, verdict.verdict(metrics)))
+    return f"\n{data}\n\n{brief}\n\n{differences}\n\n{found}\n\nreport: {REPORT}"
 
 
 def _charts(metrics: dict, export: dict) -> dict[str, Figure]:

@@ -1,7 +1,7 @@
 """Train the teacher: a head is solved on the frozen backbone, and the backbone then fine-tuned where that helps.
 
-With teacher.weights null, the whole network is trained from random weights instead. One's own trained classifier
-(teacher.file) is checked and scored.
+With teacher.weights null, the whole network is trained from random weights instead. A trained classifier of one's own
+(teacher.file) is checked and scored only.
 """
 
 from distillation.console import note, run

@@ -1,8 +1,8 @@
 """The cache of the teacher's answers: named arrays in parts of consecutive answers.
 
-Answer number `view * images + i` is that to one view of the i-th training image, in id order. A part holds
-`PART` of them (the last one fewer) in a folder of its own, an `.npy` file for each output. A folder is there
-whole or not at all, so that a run that was killed goes on, and parts can be made anywhere.
+Answer number `view * images + i` is the answer to view `view` of training image i, in id order. A part is a folder of
+`PART` consecutive answers (the last part has fewer), with an `.npy` file for each output. A part is written whole or
+not at all. So a killed run goes on after its last part, and several machines can make parts.
 """
 
 import os
@@ -19,7 +19,7 @@ from distillation.files import replacing
 
 ANSWERS = Path("data/teacher_answers")
 PART = 4096  # answers: a multiple of `forward.BATCH`
-MEASURED = 4  # batches that a forecast goes by
+MEASURED = 4  # batches, whose time a forecast is made from
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,9 +30,9 @@ def part_path(directory: Path, number: int) -> Path:
 
 
 def forecast(forward: Callable[[np.ndarray], Arrays], images: tf.data.Dataset, answers: int) -> str:
-    """What so many `answers` will take, in words: space on the disk, and time by what the first few take.
+    """A line about what so many `answers` take: disk space, and time as measured on the first few batches.
 
-    Raises `InputError` where the disk is too small for them and for the copy that DVC keeps.
+    Raises `InputError` where the disk has no room for them and for the copy that DVC keeps.
     """
     first, *batches = images.take(1 + MEASURED).as_numpy_iterator()
     size = sum(values.nbytes for values in compact(forward(first)).values()) / len(first) * answers
@@ -70,7 +70,7 @@ def _write_part(path: Path, batches: Sequence[Arrays]) -> None:
     with replacing(path) as temporary:
         temporary.mkdir()
         for name in batches[0]:
-            # Through a Python file: of `np.save` alone, a full disk would make an error without a reason.
+            # Given a path, `np.save` gives no reason when the disk is full; a Python file does.
             with (temporary / f"{name}.npy").open("wb") as file:
                 np.save(file, np.concatenate([batch[name] for batch in batches]))
 

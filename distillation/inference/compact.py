@@ -1,4 +1,4 @@
-"""LiteRT files without what no interpreter needs.
+"""Smaller LiteRT files: what no interpreter needs is removed.
 
 The converter names every tensor after all layers that went into it, gives every tensor a buffer of its own, and writes
 a zero point for each channel of each layer, all of them zero. In a small int8 file that is a tenth of the bytes.
@@ -15,8 +15,8 @@ ALIGNMENT = 16  # bytes: of what tensors hold, as the schema wants (`force_align
 def compact(content: bytes) -> bytes:
     """The LiteRT file `content` in fewer bytes; the network that it holds answers with the same bits.
 
-    Inputs and outputs keep the names of the signature; all other names, metadata and descriptions go, and equal
-    arrays are written once. Equal files give equal files.
+    Inputs and outputs keep the names of the signature. All other names, metadata and descriptions are removed, and
+    equal arrays are written once. Equal files give equal results.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     model.description = model.metadata = model.metadataBuffer = None

@@ -1,4 +1,4 @@
-"""Principal components of the teacher's feature maps: what is cached of them."""
+"""Principal components of the teacher's feature maps: the cache stores these instead of the maps."""
 
 import keras
 import numpy as np
@@ -10,18 +10,19 @@ from distillation.errors import InputError
 from distillation.inference.forward import forward_pass, predict
 from distillation.networks.network import select
 
-# Of `distill.feature_channels`. A middle map has four times the places of the last, so this makes as many values.
+# Shares of `distill.feature_channels`. The middle map has four times as many positions as the last map, so the cache
+# stores equally many values of both.
 SHARES = {"middle_map": 1 / 4, "last_map": 1}
 
 
 def with_components(teacher: keras.Model, sample: tf.data.Dataset, feature_channels: int, label: str) -> keras.Model:
-    """`teacher` with the principal components of its feature maps in their place, each as a 1x1 convolution.
+    """`teacher` with each feature map replaced by its principal components, which a 1x1 convolution computes.
 
-    They are found once, and scaled together to unit mean square, so that they keep their proportions.
+    The components of a map are divided by one number, so that their mean square is 1 and their proportions stay.
 
     Args:
-        teacher: logits, and any of `MAPS`.
-        sample: batches of images to find them from.
+        teacher: a network with the output `logits`, and with any of `MAPS`.
+        sample: batches of images that the components are found from.
         feature_channels: number of components of the last map.
         label: of the progress bar.
 

@@ -24,12 +24,12 @@ Forward = Callable[[np.ndarray], Arrays]
 
 
 def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
-    """The quickest way here to run `network` on a batch of images: float32 (batch, ...) in, each output by name.
+    """A function that runs `network` in the quickest way on this machine: float32 (batch, ...) to each output by name.
 
-    On a CPU a Keras model runs in LiteRT with XNNPACK, each core on its share of the batch, several times
-    faster than in TensorFlow and equal to about 1e-5; where TensorFlow sees a GPU (CUDA or Metal), Keras
-    runs it there, as it does what LiteRT cannot convert. Bytes are the content of a LiteRT file; of another function,
-    each core runs it on its share.
+    On a CPU, a Keras model is converted to LiteRT, and each core runs it on its share of the batch with XNNPACK. This
+    is several times faster than TensorFlow, and the answers agree to about 1e-5. Keras itself runs the model where
+    TensorFlow sees a GPU (CUDA or Metal), and where LiteRT cannot convert it. `network` may also be the content of a
+    LiteRT file, or a function of a batch: each core then runs it on its share.
     """
     if isinstance(network, bytes):
         one_core = Network(network)
@@ -76,13 +76,13 @@ def plain_images(records: Records, size: int) -> tf.data.Dataset:
 def view_images(records: Records, size: int, views: Views, count: int, first: int = 0) -> tf.data.Dataset:
     """The first `count` augmented views of every image, in (view, id) order, in batches for `predictions`.
 
-    With `first`, those before that number are left out.
+    The first `first` of them are skipped.
     """
     return drawn(numbered(records, count, first), records.manifest.image_size, size, views)
 
 
 def numbered(records: Records, count: int, first: int = 0) -> tf.data.Dataset:
-    """What `view_images` draws: of each view the serialised example and the view's number (scalar int64)."""
+    """For each view that `view_images` draws: the serialised example, and the number of the view (scalar int64)."""
     view, image = divmod(first, len(records))
     examples = records.dataset()
     pairs = tf.data.Dataset.range(view, count).flat_map(
@@ -92,7 +92,7 @@ def numbered(records: Records, count: int, first: int = 0) -> tf.data.Dataset:
 
 
 def drawn(pairs: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf.data.Dataset:
-    """Batches of `BATCH` views, `size` pixels a side, of what `numbered` gives; `image_size` is that of the records."""
+    """The views that `numbered` lists, `size` pixels a side, in batches of `BATCH`; `image_size` is as stored."""
     decoded = pairs.map(lambda serialised, view: decode(serialised, image_size) | {"view": view}, tf.data.AUTOTUNE)
     return decoded.batch(BATCH).map(
         lambda batch: augmented(batch["image"], batch["id"], batch["view"], size, views), tf.data.AUTOTUNE
@@ -111,22 +111,22 @@ def to_litert(
         keras.Model(image, network(image, training=False)).export(directory, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory)
         configure(converter)
-        with without_lines("fully_quantize: "):  # how int8 was asked for
+        with without_lines("fully_quantize: "):  # the settings of int8, which `configure` made
             return converter.convert()
 
 
 def in_int8(images: tf.data.Dataset, ends: tf.DType) -> Callable[[tf.lite.TFLiteConverter], None]:
-    """For `to_litert`: weights and activations in int8, of which `images` tell the ranges (Jacob et al., 2018).
+    """Options for `to_litert` that quantise weights and activations to int8 (Jacob et al., 2018).
 
     Args:
-        images: batches of images, float32 0..255; a few hundred will do.
+        images: batches of images, float32 0..255, which the ranges are found from; a few hundred will do.
         ends: type of input and outputs, float32 or uint8.
     """
 
     def representative() -> Iterator[list[np.ndarray]]:
         for batch in images:
             for image in batch.numpy():
-                image[0, :2] = [[0], [255]]  # the range of the input, whatever the images hold
+                image[0, :2] = [[0], [255]]  # so that the input's range is 0..255 for any images
                 yield [image[None]]
 
     def configure(converter: tf.lite.TFLiteConverter) -> None:
@@ -139,10 +139,10 @@ def in_int8(images: tf.data.Dataset, ends: tf.DType) -> Callable[[tf.lite.TFLite
 
 
 def frozen(network: keras.Model) -> tuple[bytes, dict[str, str]]:
-    """What `litert.Network` runs `network` from: a LiteRT file's content, and the outputs by names of their tensors.
+    """The arguments of `litert.Network` for `network`: a LiteRT file's content, and the output names by tensor name.
 
-    It takes one image at a time: in batches XNNPACK takes as long for each. Without a signature, the file is made five
-    times faster than by `to_litert`, which goes by way of a SavedModel.
+    The file takes one image at a time, since batches are no faster with XNNPACK. It has no signature, and is therefore
+    made five times faster than by `to_litert`, which writes a SavedModel first.
     """
     image = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32)
     function = tf.function(lambda image: network(image, training=False)).get_concrete_function(image)

@@ -1,4 +1,4 @@
-"""Running LiteRT networks; this needs no TensorFlow."""
+"""Running LiteRT networks, without TensorFlow."""
 
 import threading
 
@@ -11,13 +11,13 @@ from distillation.quiet import without_lines
 class Network:
     """The network in a LiteRT file, given as bytes. Each thread that calls it has an interpreter of its own.
 
-    For several cores call it from several threads: an interpreter's own threads wait for each other after every
-    layer. It must have one input and take one image at a time; else `ValueError`. Called with a batch, float32
-    (batch, *input_shape), it returns each output by name, float32 (batch, *shape), quantised inside or not.
+    To use several cores, call it from several threads: an interpreter's own threads wait for each other after every
+    layer. Called with a batch, float32 (batch, *input_shape), it returns each output by name, float32 (batch, *shape),
+    also where the network is quantised. Raises `ValueError` unless it has one input and takes one image at a time.
 
     Args:
         content: of the file.
-        names: by names of tensors, those of the outputs; by default the file's signature has them.
+        names: the outputs' names by tensor name; by default those in the file's signature.
     """
 
     def __init__(self, content: bytes, names: dict[str, str] | None = None):

@@ -28,14 +28,17 @@ RANGES = {
     "-1..1": ([-1.0] * 3, [1.0] * 3),
     "imagenet": ((-_MEAN / _DEVIATION).tolist(), ((1 - _MEAN) / _DEVIATION).tolist()),
 }
-FLOOR = 1e-7  # that probabilities have at least, so that they have a logarithm
-NEAR = 0.1  # share of its width by which the range of a quantised input may differ from one of `RANGES`
+FLOOR = 1e-7  # smallest probability that counts, so that each has a logarithm
+NEAR = 0.1  # the range of a quantised input may differ from one of `RANGES` by this share of its width
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read: the range of its input, whether it answers probabilities, the smallest one that counts, and
-    for each class of the data the number of the file's output."""
+    """How a file is read.
+
+    `input_range` is one of `RANGES`. `probabilities` says whether the file answers these or logits, and `floor` is the
+    smallest probability that counts. `order` has, for each class of the data, the number of the file's output.
+    """
 
     input_range: str
     probabilities: bool
@@ -50,9 +53,10 @@ def scaled(images: np.ndarray, input_range: str) -> np.ndarray:
 
 
 def logits(answers, reading: Reading, module: ModuleType = np):
-    """The logits (n, classes) that answers (n, outputs) stand for, with the functions of `module`, NumPy or keras.ops.
+    """The logits (n, classes) of `answers` (n, outputs), computed with the functions of `module`, NumPy or keras.ops.
 
-    One output alone tells the second class from the first. Softmax makes of these logits the probabilities again.
+    A single output is the probability, or the logit, of the second of two classes. Softmax of the logits gives the
+    probabilities again.
     """
     if answers.shape[-1] == 1:
         other = 1 - answers if reading.probabilities else module.zeros_like(answers)
@@ -104,7 +108,7 @@ def save_litert(content: bytes, reading: Reading, directory: str | Path) -> None
 
 
 def load_trained(directory: str | Path, *names: str) -> keras.Model | LiteRTTeacher:
-    """The network that a stage published, with the outputs `names`, or with all that it has.
+    """The network that a stage published, with the outputs `names`, by default with all of its outputs.
 
     Raises `InputError` where files are missing, broken, or do not fit.
     """

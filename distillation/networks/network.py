@@ -15,7 +15,7 @@ from keras import layers
 from distillation.errors import InputError, reason
 from distillation.files import replacing
 
-# By name: the side of the image through that of the map.
+# By name: the side of the image divided by that of the map.
 STRIDES = {"middle_map": 16, "last_map": 32}
 MAPS = tuple(STRIDES)
 TOLERANCE = 0.1  # share by which the side of a map may differ from that
@@ -29,7 +29,7 @@ def select(network: keras.Model, *names: str) -> keras.Model:
 
 
 def taken_apart(network: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
-    """The output of `network`, which has one input and one output, for `x`; networks within it become layers of one."""
+    """The output of `network`, which has one input and one output, for `x`; nested networks become single layers."""
 
     def call(layer: keras.Operation, *inputs, **options):
         apart = isinstance(layer, keras.Model)
@@ -99,7 +99,7 @@ def load_network(directory: str | Path) -> keras.Model:
         arrays = []
         with h5py.File(weights) as file:
             file.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
-        if len(arrays) != len(network.weights):  # Keras passes over what the network has no place for
+        if len(arrays) != len(network.weights):  # Keras ignores arrays that the network has no place for
             raise ValueError(f"{len(arrays)} arrays instead of {len(network.weights)}")
     except Exception as error:  # h5py and Keras raise half a dozen kinds
         problem = f"{weights} does not hold the weights of the {network.name} beside it"

@@ -66,8 +66,8 @@ def _application(image: keras.KerasTensor, teacher: Teacher) -> keras.Model:
         raise _no_width(teacher)
     if teacher.weights not in (None, "imagenet"):
         _check_path(teacher.weights)
-    # MobileNets have other weights for some input sizes. Those trained at 224 px serve every size, and Keras takes them
-    # where the size is open. The rest load theirs themselves: EfficientNets have a layer more with ImageNet's weights.
+    # MobileNets have other weights for some input sizes. Those trained at 224 px serve every size, and Keras loads them
+    # where the size is open. Other networks load their own: EfficientNets have one more layer with ImageNet's weights.
     open_size = by_width and teacher.weights == "imagenet"
     try:
         scaled = preprocessed(image, inspect.getmodule(function))
@@ -116,7 +116,7 @@ def _no_width(teacher: Teacher) -> InputError:
 
 
 def _unknown(network: str) -> str:
-    """What to say of a network that there is none of."""
+    """The error message for a network that does not exist."""
     names = [*TEACHERS, *(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))]
     by_lower = {name.lower(): name for name in names}
     near = [by_lower[name] for name in difflib.get_close_matches(network.lower(), by_lower, n=4)]
@@ -127,11 +127,12 @@ def _unknown(network: str) -> str:
 
 
 def _ready_to_train(backbone: keras.Model) -> None:
-    """From random weights, MobileNetV2 stays at chance for long unless its residual blocks start as their shortcuts.
+    """Change initial values with which training from random weights would be slow.
 
-    So the scale of the last normalisation of each starts at zero (Goyal et al., "Accurate, large minibatch
-    SGD", 2017, section 5.1), which goes by the names that the blocks of MobileNets and EfficientNets have. And Keras
-    sets the momentum of normalisation to 0.99 or more, with which the moving statistics need thousands of steps.
+    MobileNetV2 stays at chance for long unless its residual blocks start as their shortcuts. So the scale of each
+    block's last normalisation starts at zero (Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1). The
+    blocks are found by the names that they have in MobileNets and EfficientNets. Keras sets the momentum of
+    normalisation to 0.99 or more, with which the moving statistics need thousands of steps; here it is 0.9.
     """
     names = {layer.name.lower() for layer in backbone.layers}
     for layer in backbone.layers:

@@ -62,7 +62,7 @@ def learning_curves(histories: dict[str, list[dict]]) -> Figure:
 
 @styled
 def objective(rows: list[dict]) -> Figure:
-    """What the objective is made of while it is trained for; `rows` are those of `plots/history/*.json`."""
+    """The weighted terms of the objective during training; `rows` are those of `plots/history/*.json`."""
     table = pd.DataFrame(rows).set_index("images").filter(like="objective_")
     table = table.rename(columns=lambda name: name.removeprefix("objective_"))
     names = sorted(table.columns, key=lambda name: (name not in ("hard", "soft"), name))

@@ -1,4 +1,4 @@
-"""The report's figures that show images of the data set, and which images they show."""
+"""The report's figures with images of the data set, and the choice of these images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -124,9 +124,10 @@ def contested(probabilities: pd.DataFrame, count: int = 6) -> tuple[np.ndarray, 
 
 
 def by_difficulty(labels: np.ndarray, logits: np.ndarray) -> dict[int, str]:
-    """What the teacher finds easy, ambiguous (two images) and hard, by number; fewer where n is below four.
+    """By number, images that the teacher finds easy, ambiguous (two) and hard; fewer where n is below four.
 
-    Ambiguous is an answer about 0.9 and one about 0.7 sure: at an even chance T would change nothing.
+    Ambiguous are the images whose likeliest class has a probability nearest to 0.9 and to 0.7: at even probabilities,
+    T would change nothing.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
     right, sure = probabilities[np.arange(len(labels)), labels], probabilities.max(axis=1)

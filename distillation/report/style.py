@@ -1,4 +1,4 @@
-"""How every figure of the project looks: the report's, the studies' and the benchmarks'.
+"""The style of every figure: the report's, the studies' and the benchmarks'.
 
 Every model keeps one colour (Okabe and Ito's, safe for the colour-blind and apart in grey) and one
 marker throughout. `save` writes equal bytes for equal data.

@@ -1,11 +1,11 @@
-"""What the numbers of `metrics/evaluate.json` mean, in words."""
+"""The meaning of `metrics/evaluate.json`, in words."""
 
 from typing import Literal
 
 Answer = Literal["yes", "no", "too few images"]
 
 CLEAR = 0.05  # a p-value below this
-MARGIN = 0.01  # a teacher that is better by less than this has next to nothing to teach
+MARGIN = 0.01  # a teacher that is better by less than this has almost nothing to teach
 ADVICE = (
     "Fine-tune the teacher (teacher.fine_tune), take another network (teacher.network) or one of your own "
     "(teacher.file), or trust the labels more (distill.alpha)."

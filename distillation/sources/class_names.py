@@ -7,11 +7,11 @@ from distillation.errors import InputError, reason
 
 
 def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
-    """The names that the file at `path` gives to `classes`, in their order; those that they have where it gives none.
+    """The names that the file at `path` gives to `classes`, in their order; an empty file keeps the names they have.
 
-    The file has one line a class, either a class of the source and its name (`n01440764 tench`), or names alone, in
-    the order of the classes. Empty lines, and comments after #, count for nothing. Raises `InputError` where a class is
-    unknown or missing, or a name stands there twice.
+    The file has one line for each class: either a class of the source and its name (`n01440764 tench`), or the names
+    alone, in the order of the classes. Empty lines, and comments after #, are ignored. Raises `InputError` where a
+    class is unknown or missing, or two classes have one name.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]

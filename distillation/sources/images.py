@@ -1,4 +1,4 @@
-"""Any image that people have, as square RGB."""
+"""Decoding images of every kind, as square RGB."""
 
 import hashlib
 import io
@@ -17,14 +17,14 @@ JPEG_QUALITY = 95
 def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image.Image:
     """Decode `source` (encoded bytes, a path, or an open file) to an upright 8-bit RGB image.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an
-    animation the first frame is taken. With `least`, a large JPEG comes at a half, a quarter or an eighth
-    of its size, no side below that many pixels, which is quicker. Raises `InputError` where there is no
-    image in it: another kind of file, truncated, empty, 32-bit grey, or too large for memory.
+    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an animation the first
+    frame is taken. With `least`, a large JPEG is decoded at a half, a quarter or an eighth of its size, which is
+    quicker; no side gets smaller than that many pixels. Raises `InputError` where it cannot be decoded: not an image,
+    truncated, empty, 32-bit grey, or too many pixels.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # of which Pillow only warns, up to twice as many
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow raises only beyond twice as many
                 raise Image.DecompressionBombError
             if least:
                 image.draft(None, (least, least))
@@ -34,18 +34,18 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
     except Image.UnidentifiedImageError:
         raise InputError("not an image that Pillow can read") from None
-    except MemoryError:  # is the machine's fault, not the image's
+    except MemoryError:  # the machine's problem, not the image's
         raise
-    except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
+    except Exception as error:  # Pillow may raise anything for a damaged file
         raise InputError(f"cannot be decoded ({reason(error)})") from None
 
 
 def perceptual_hash(encoded: bytes) -> int:
     """64 bits that stay nearly the same when an image is scaled, recompressed or recoloured.
 
-    Each tells whether one of the 64 lowest spatial frequencies of the grey image exceeds their median
-    (pHash: Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
-    An image of one colour has none of these, and bits of its own: it resembles nothing but its copies.
+    Each bit says whether one of the 64 lowest spatial frequencies of the grey image exceeds their median (pHash:
+    Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1). An image of one
+    colour has no such frequencies: its bits are a digest of its bytes, so it resembles nothing but its copies.
     """
     grey = np.asarray(read_rgb(encoded).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float32)
     if np.ptp(grey) <= 1:

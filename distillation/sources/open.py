@@ -13,7 +13,7 @@ from distillation.errors import InputError, reason
 from distillation.params import Data
 
 README = "README.md"  # stands in a folder that holds nothing else
-# What data sets call their splits. Others, such as `extra`, are no official ones.
+# Names that data sets give to their splits. Other splits, such as `extra`, are not official ones.
 _MEANING = {
     name: split
     for split, names in {
@@ -26,7 +26,7 @@ _MEANING = {
 
 
 class Original(NamedTuple):
-    """An image as its source has it: encoded bytes, label, a name that finds it again, and its official split.
+    """An image as its source has it: encoded bytes, label, a name to find it by, and its official split.
 
     The label is one of 0..classes-1. Where an image has none, label and split are None.
     """
@@ -39,10 +39,10 @@ class Original(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images, and what the manifest says of where they are from.
+    """Labelled images, and facts about their source for the manifest.
 
-    `splits` has the source's own name of each official split. It is empty where all images are to be split anew; all
-    are training images then.
+    `splits` has the source's own name of each official split. Where it is empty, all images are training images, which
+    are split later.
     """
 
     name: str
@@ -61,7 +61,7 @@ def open_source(data: Data) -> Iterator[Source]:
     elif data.name == "pet_sketches":
         from distillation.sources.pet_sketches import PetSketches
 
-        # TFDS takes up a version that was prepared before: a fresh place makes edits of the drawing code count.
+        # TFDS reuses a version that it prepared before. In a new folder, changed drawing code takes effect.
         with tempfile.TemporaryDirectory() as directory:
             with redirect_stdout(io.StringIO()):  # TFDS would tell of a download, and of a folder to be used again
                 source = _tfds(PetSketches(data_dir=directory), data.splits)
@@ -82,9 +82,10 @@ def open_source(data: Data) -> Iterator[Source]:
 
 
 class Unlabeled:
-    """Images without labels: every file of a folder, but hidden ones and a `README.md` at its top.
+    """Images without labels: every file of a folder, except hidden files and a `README.md` at its top.
 
-    A folder with nothing but that file stands for no images. Raises `InputError` where it is empty, or no folder.
+    A folder with that file alone means that there are no such images. Raises `InputError` where it is empty, or not a
+    folder.
     """
 
     def __init__(self, folder: Path):
@@ -109,8 +110,8 @@ class Unlabeled:
 def official_splits(names: Collection[str], where: str) -> dict[str, str]:
     """Which of `names` are official splits: the names of `train`, `test` and, where there is one, `validation`.
 
-    Where but one is held out from training, it is the test, whatever its name: it is what others publish results on.
-    Where none is, there are no official splits. Raises `InputError`, which says `where`, if they make no sense.
+    Where only one split is held out from training, it is the test, whatever its name: others publish their results on
+    it. Where none is, there are no official splits. Raises `InputError`, which names `where`, if they contradict.
     """
     found: dict[str, str] = {}
     for name in sorted(names):
@@ -176,7 +177,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file in `folder` and below, but hidden ones, in no order: a sorted list of a million takes memory."""
+    """Every file in `folder` and below, except hidden ones, in no order: a sorted list could be large."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

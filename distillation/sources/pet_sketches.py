@@ -1,9 +1,9 @@
 """Pet Sketches: a TFDS data set of 10,000 cartoon cats and dogs, drawn here, never downloaded.
 
-Each image is a pure function of its number. `Traits` is all that depends on the label, and every
-trait overlaps: dogs may have slit pupils and cats may lack whiskers. Who knew all traits exactly
-would be right about 98 times in 100; occlusion, blur and small scale take more. Coarse traits
-(ears, head) tell less than fine ones (pupils, nose, mouth, whiskers), so looking closely pays.
+Each image is a pure function of its number. Only its `Traits` depend on the label, and every trait overlaps: dogs may
+have slit pupils, and cats may lack whiskers. A classifier that knew all traits exactly would be right about 98 times in
+100; occlusion, blur and small scale make it harder. Coarse traits (ears, head) tell less than fine ones (pupils, nose,
+mouth, whiskers), so a larger network can do better.
 """
 
 import dataclasses
@@ -53,8 +53,7 @@ PALE = ((250, 240, 220), (206, 226, 238), (226, 238, 208), (246, 216, 214), (224
 INKS = ((48, 40, 44), (84, 58, 46), (44, 52, 84))
 WHITE, PINK, GREEN, WOOD = (255, 255, 255), (236, 132, 140), (110, 168, 98), (206, 168, 124)
 
-# Corners of shapes, (x, y) with y downwards: `Pen` rounds them off. Ears are right ears, and stand
-# on the line y = 0.
+# Corners of shapes, (x, y) with y downwards, which `Pen` rounds off. Ears are right ears, and stand on the line y = 0.
 ROUND = np.array([(np.cos(turn), np.sin(turn)) for turn in np.arange(0, 2 * np.pi, np.pi / 5)])
 EARS = {
     "pointed": [(0.2, -0.1), (0.58, -0.85), (0.72, -1.05), (0.8, -0.85), (0.95, 0.2)],
@@ -155,7 +154,7 @@ def _smoothing(corners: int, closed: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Pen:
-    """Draws wobbly shapes in its own units: origin `centre`, unit `radius` pixels, y downwards."""
+    """Draws wobbly shapes in units of its own: the origin is `centre`, the unit is `radius` pixels, y is downwards."""
 
     canvas: Image.Image
     rng: np.random.Generator
@@ -229,7 +228,7 @@ def _background(rng: np.random.Generator) -> Image.Image:
 
 
 def _toy(pen: Pen) -> None:
-    """As likely beside a cat as beside a dog, bones included."""
+    """Toys, bones included, are as likely beside a cat as beside a dog."""
     colour, kind = _pick(pen.rng, BRIGHT), pen.rng.choice(["ball", "yarn", "plant", "bone", "fish"])
     if kind == "plant":
         for lean in (-0.8, 0.0, 0.8):
@@ -248,7 +247,7 @@ def _toy(pen: Pen) -> None:
 
 
 def _body(pen: Pen, look: Look) -> None:
-    """Sitting, below the head; the tail says nothing about the class."""
+    """A sitting body below the head; it does not depend on the class."""
     tail = np.concatenate([TAIL, TAIL[::-1] - (0.3, 0.1)])
     pen.shape(tail * (_pick(pen.rng, (-1, 1)) * pen.rng.uniform(0.8, 1.2), 1), look.coat)
     pen.shape(TORSO, look.coat)
@@ -268,7 +267,7 @@ def _ears(pen: Pen, traits: Traits, look: Look) -> None:
 
 
 def _head(pen: Pen, traits: Traits, look: Look) -> None:
-    """The head, its markings kept within it by a mask."""
+    """The head, with a mask that keeps its markings within it."""
     oval = (0, 0, traits.head_width * 1.03, 0.93)
     pen.oval(*oval, look.coat)
     mask = Image.new("L", pen.canvas.size)

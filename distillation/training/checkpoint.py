@@ -1,4 +1,4 @@
-"""Training that survives being killed: after every report the whole state stands in one file."""
+"""Training that survives being killed: every report saves the whole state in one file."""
 
 import io
 import json
@@ -15,12 +15,11 @@ History = list[dict[str, float]]
 
 
 class Checkpoint:
-    """Saves variables and history, and takes them up again.
+    """Saves and restores variables and history.
 
     `keras.callbacks.BackupAndRestore` writes weights and epoch as two files, so that a kill between
-    them resumes one epoch off; here one file is renamed into place. A checkpoint made under other
-    parameters, code or data has another fingerprint and is not taken up. A stage that trains in several steps gives
-    each a `step` of its own.
+    them resumes one epoch off; here one file is renamed into place. A checkpoint of other parameters, code or data has
+    another fingerprint and is ignored. A stage that trains in several steps names each in `step`.
     """
 
     def __init__(self, stage: str, variables: Sequence[keras.Variable], step: str = "fit"):
@@ -29,7 +28,7 @@ class Checkpoint:
         self._variables = variables
 
     def restore(self) -> History:
-        """Bring the variables to where a killed run left them; return the rows of its history, none at first."""
+        """Set the variables to the saved state and return its history; without a checkpoint, return an empty list."""
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 state = dict(file)
@@ -44,7 +43,7 @@ class Checkpoint:
     def save(self, history: History) -> None:
         """Replace what was saved before."""
         state = {f"variable{number}": np.asarray(value) for number, value in enumerate(self._variables)}
-        content = io.BytesIO()  # on a full disk NumPy would complain again after the error
+        content = io.BytesIO()  # writing to a full disk itself, NumPy would print a second error
         np.savez(content, fingerprint=self._fingerprint, history=json.dumps(history), **state)
         with replacing(self._path) as temporary:
             temporary.write_bytes(content.getbuffer())

@@ -19,14 +19,14 @@ from distillation.training.muon import Muon
 from distillation.training.objective import Objective, hard
 from distillation.training.precision import in_float32, in_precision
 
-REPORTS = 20  # of a run: for each a row of history, a line in the terminal and a checkpoint
-VALIDATION_IMAGES = 2000  # that a report is made on; the last one is made on all
+REPORTS = 20  # per run: each adds a row to the history, prints a line and saves a checkpoint
+VALIDATION_IMAGES = 2000  # for each report but the last, which uses all of them
 
 
 def set_seed(seed: int) -> None:
     """Seed every generator and make every operation deterministic, before a network is built."""
     keras.utils.set_random_seed(seed)
-    tf.random.set_seed(1)  # 0 would not go with the seeds of `batches`, which are tensors; Keras does not use it
+    tf.random.set_seed(1)  # 0 does not work with the seeds of `batches`, which are tensors; Keras does not use it
     tf.config.experimental.enable_op_determinism()
 
 
@@ -52,13 +52,13 @@ def fit(
         model: names the history, `plots/history/MODEL.json`, which grows with every report.
         network: its outputs are named as the objective reads them.
         objective: what it minimises.
-        stream: training batches; of a batch, the network is given what its input is named.
-        validation: batches of the same with labels.
+        stream: training batches; the network takes the tensor with its input's name.
+        validation: labeled batches of the same form.
         steps: number of batches to train on, at least 1.
         settings: batch size, learning rate, weight decay.
         warmup_steps: fewer than `steps`.
-        precision: what the network computes in while it trains, `float32` or `mixed_bfloat16`; its weights, and what
-            the objective computes, are float32 all the same.
+        precision: of the network's operations while it trains, `float32` or `mixed_bfloat16`; weights and objective
+            are float32 in both cases.
 
     Returns:
         A row for each report: `images` shown so far; `train_accuracy` and `train_loss` since the last report;
@@ -99,7 +99,7 @@ def fit(
             f"{stage} {100 * (report + 1) / reports:3.0f} %  train accuracy {row['train_accuracy']:.3f}  "
             f"validation {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
         )
-    write_json(f"plots/history/{model}.json", history)  # where only this was left to do
+    write_json(f"plots/history/{model}.json", history)  # a run may have been killed before it wrote this
     network.set_weights(trained_network.get_weights())
     return history
 
@@ -107,9 +107,9 @@ def fit(
 def training_step(
     network: keras.Model, objective: Objective, optimizer: keras.optimizers.Optimizer
 ) -> Callable[[dict, tf.Tensor], dict[str, tf.Tensor]]:
-    """One step, compiled: from a batch and how much of the fading terms is left (see `Objective`) to scalars by name.
+    """A compiled training step, called with a batch and the factor of the fading terms (see `Objective`).
 
-    These are each weighted term's mean over the batch, and what `_counts` counts.
+    It returns scalars by name: each weighted term's mean over the batch, and those of `_counts`.
     """
     source = network.input.name
 
@@ -169,7 +169,7 @@ def _scoring(network: keras.Model) -> Callable[[dict], dict[str, tf.Tensor]]:
 
 
 def _counts(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Of a batch: how many examples are labeled, how many of these are right, and the sum of their cross-entropy."""
+    """How many examples of a batch are labeled, how many of these are right, and the sum of their cross-entropy."""
     right = tf.argmax(logits, axis=-1) == labels
     return {
         "labeled": tf.math.count_nonzero(labels != UNLABELED),

@@ -7,10 +7,10 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from threadpoolctl import threadpool_limits
 
-# What is tried as `decay` below, from strong to weak; the fewer images there are, the stronger it has to be.
+# Values of `decay` that are tried, from strong to weak: fewer images need a stronger one.
 DECAYS = (1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-STOP = {"gtol": 1e-4, "ftol": 0, "maxiter": 1000}  # where no entry of the gradient is larger than the first
-LEAST_DEVIATION = 1e-6  # of a feature that counts: what hardly varies is not magnified
+STOP = {"gtol": 1e-4, "ftol": 0, "maxiter": 1000}  # it ends when no entry of the gradient exceeds `gtol`
+LEAST_DEVIATION = 1e-6  # features that vary less are not scaled up
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Head:
 
     kernel: np.ndarray  # (features, classes) float32
     bias: np.ndarray  # (classes,) float32
-    decay: float  # with which it was solved
+    decay: float  # that it was solved with
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, classes) float32 of (n, features) float32."""
@@ -32,15 +32,15 @@ class Head:
         return {f"{split}_accuracy": accuracy, f"{split}_loss": cross_entropy(logits, labels)}
 
 
-@threadpool_limits.wrap(limits=1)  # the products are thin: more threads take longer, and round as many as they are
+@threadpool_limits.wrap(limits=1)  # thin matrices: more threads are slower and round differently
 def solve_head(
     features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray, classes: int
 ) -> Head:
     """The head with the least mean cross-entropy + decay / 2 * sum(coefficient ** 2) over standardised features.
 
-    The least is unique and found by L-BFGS (Liu and Nocedal, 1989) in float64, so there is no learning rate, no order
-    of images and no seed. Of `DECAYS`, the one with the least cross-entropy on the held-out images is chosen: each
-    solution starts the search for the next, until one is worse.
+    The minimum is unique. L-BFGS (Liu and Nocedal, 1989) finds it in float64, without a learning rate, an order of
+    images or a seed. The decay with the least cross-entropy on the held-out images is chosen: each solution is the
+    start for the next decay, until one is worse.
 
     Args:
         features: (n, features) float32, of the training images.

@@ -63,7 +63,7 @@ class Term:
     reads: tuple[str, ...]
 
 
-# By their names in `distill.weights`. They fade: a hint speeds the beginning, but held on to, it costs accuracy.
+# By their names in `distill.weights`. They fade out: a hint speeds up the beginning, but later costs accuracy.
 TERMS = {"features": Term(features, reads=MAPS)}
 
 

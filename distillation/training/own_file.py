@@ -31,9 +31,9 @@ from distillation.networks.network import feature_maps, save_network, taken_apar
 class OwnFile:
     """An opened file.
 
-    `answer` takes images (n, size, size, 3) float32 in the file's own range, and returns what it answers, (n, outputs).
-    `input_range` and `classes` are what the file itself says of them; None where it says nothing. `publish` writes
-    what `load_trained` reads, under a reading.
+    `answer` takes images (n, size, size, 3) float32 in the file's own range, and returns its answers, (n, outputs).
+    `input_range` and `classes` are those that the file itself names, else None. `publish` writes the network, with a
+    reading, for `load_trained`.
     """
 
     size: int
@@ -46,11 +46,11 @@ class OwnFile:
 
 
 def open_own(path: str, image_size: int) -> OwnFile:
-    """Open the classifier at `path`; nothing of it is run but layers of Keras, or operations of LiteRT.
+    """Open the classifier at `path`. Only layers of Keras and operations of LiteRT are run, and no code of the file.
 
     Args:
         path: of a `.keras` or `.tflite` file.
-        image_size: side of the images, where the file leaves it open.
+        image_size: side of the images, where the file does not fix it.
 
     Raises:
         InputError: where it cannot be opened, or does not take one square RGB image and answer one row of numbers.
@@ -95,7 +95,7 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
         teacher = connected(
             reading.input_range, lambda answers: {"logits": logits(ops.cast(answers, "float32"), reading, ops)}
         )
-        # Its layers may have been called before, in the file. Copies belong to this network alone.
+        # The file's layers may belong to other networks too. Copies belong to this network alone.
         copy = keras.models.model_from_json(teacher.to_json())
         copy.set_weights(teacher.get_weights())
         save_network(keras.Model(copy.input, copy.output | feature_maps(copy), name="teacher"), directory)
@@ -107,7 +107,7 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
 
 
 def _kinds(configuration: object) -> Iterator[tuple[str | None, str]]:
-    """Module and name of every class in the configuration of a `.keras` file, but of how it was trained."""
+    """Module and name of every class in the configuration of a `.keras` file, except those of its training."""
     if isinstance(configuration, dict):
         if isinstance(name := configuration.get("class_name"), str):
             yield configuration.get("module"), name

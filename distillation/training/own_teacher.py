@@ -1,4 +1,4 @@
-"""A teacher from a file is not trained. It is read, checked on validation images, scored, and published."""
+"""A teacher from a file is not trained: it is read, checked on validation images, scored, and published."""
 
 from itertools import product
 from pathlib import Path
@@ -22,8 +22,8 @@ from distillation.training.own_file import OwnFile, open_own
 
 SAMPLE = 8 * BATCH  # validation images that the file is checked on
 SCORED = 2000  # labeled training images that it is scored on
-CHANCE = 0.01  # a teacher that is at chance would be this seldom as often right, or more often
-SURE = 0.001  # the same for another reading that is better
+CHANCE = 0.01  # a teacher with a larger p-value is no better than chance
+SURE = 0.001  # another reading is better where its p-value is below this
 
 
 def take_own(stage: str, model: str, teacher: Teacher, train: Records, validation: Records) -> History:
@@ -32,12 +32,12 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
     Args:
         stage: what its progress bars begin with.
         model: what the published files are called.
-        teacher: `file`, `input_range`, `classes`, and `image_size` where the file leaves it open.
+        teacher: `file`, `input_range`, `classes`, and `image_size` where the file does not fix it.
         train, validation: labeled images.
 
     Raises:
-        InputError: where the file cannot be used, does not fit the classes, answers with what is no number, or on
-            validation images is at chance or right under another reading alone.
+        InputError: where the file cannot be used, does not fit the classes, or answers NaN; and where, on validation
+            images, it is no better than chance, or is clearly better under another reading.
     """
     file = open_own(teacher.file, teacher.image_size)
     reading = _checked(stage, file, teacher, validation)
@@ -62,7 +62,7 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
 
 
 def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
-    """How to read `file`, found right on a sample of the validation images."""
+    """How to read `file`, after a check on a sample of the validation images."""
     name, classes = f"teacher.file = {teacher.file!r}", validation.manifest.classes
     if file.outputs != len(classes) and not (file.outputs == 1 and len(classes) == 2):
         raise InputError(f"{name} answers {file.outputs} numbers, should answer one for each of {len(classes)} classes")
@@ -88,7 +88,7 @@ def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -
     now = right[chosen, False]
     better = [key for key, found in right.items() if _clearly_better(found, now)]
     if better:
-        # Of readings that are equally right, the one that changes least.
+        # Of equally good readings, the one that changes fewest settings.
         best = max(better, key=lambda key: (right[key].mean(), -(key[0] != chosen) - key[1]))
         settings = [f"teacher.input_range to {best[0]!r}"] if best[0] != chosen else []
         if best[1]:
@@ -117,7 +117,7 @@ def _answers(file: OwnFile, images: list[np.ndarray], input_range: str) -> np.nd
 
 
 def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
-    """For each class of the data the file's output, by the names of its outputs where these are known."""
+    """The number of the file's output for each class of the data, by the outputs' names where these are known."""
     if teacher.classes is not None:
         if sorted(teacher.classes) != sorted(classes):
             raise InputError(
@@ -138,7 +138,7 @@ def _permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
 
 
 def _right_if_permuted(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Which guesses are right after permuting, by what each half of the images says of the other half."""
+    """Which guesses are right after a permutation of classes; each half of the images uses that of the other half."""
     right, odd = np.zeros(len(labels), bool), np.arange(len(labels)) % 2 == 1
     for half in (odd, ~odd):
         right[half] = _permutation(guesses[~half], labels[~half], classes)[guesses[half]] == labels[half]

@@ -15,7 +15,7 @@ BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # any of these
 def in_precision(network: keras.Model, precision: str) -> keras.Model:
     """`network` itself for `float32`; for `mixed_bfloat16` a copy that computes in bfloat16, with float32 weights.
 
-    Both have equal weights in the same order. A line says where the CPU lacks the instructions.
+    Both have equal weights in the same order. A line is printed where the CPU lacks the instructions.
     """
     if precision == "float32":
         return network
@@ -32,5 +32,5 @@ def in_precision(network: keras.Model, precision: str) -> keras.Model:
 
 
 def in_float32(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """What a network gives, for the objective, which is computed in float32 always."""
+    """A network's outputs in float32, in which the objective is always computed."""
     return {name: tf.cast(values, tf.float32) for name, values in outputs.items()}

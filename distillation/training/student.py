@@ -12,8 +12,8 @@ from distillation.training.objective import Objective
 def train_student(stage: str, model: str, params: Params, objective: Objective, answers: Answers | None = None) -> str:
     """Train and publish a student; both share initial weights, data order, views, schedule and number of steps.
 
-    Without the teacher's answers it learns from the labeled images alone, in as many steps, and in as many more views
-    of each as there are fewer images.
+    Without the teacher's answers it learns from the labeled images alone, for the same number of steps. Where these are
+    fewer images, it sees more views of each.
 
     Args:
         stage: the stage in dvc.yaml.
