@@ -1,4 +1,4 @@
-"""Interleaved rounds under a clock, and the file and the table that hold what they gave."""
+"""Timing of interleaved rounds, and the file and the table with their results."""
 
 import operator
 import os

@@ -1,8 +1,7 @@
 """What does a distillation step with the teacher online cost, in steps with the cached teacher?
 
-Online is `keras.distillation.Distiller`, with its loss put right: as the default `"kl_divergence"` it
-would take logits for probabilities. It demands inputs of one shape, so its teacher sees the
-student's view magnified, and it asks the teacher for logits alone.
+Online is `keras.distillation.Distiller` with a corrected loss: the default `"kl_divergence"` would take logits for
+probabilities. It needs inputs of one shape, so its teacher sees the student's view magnified. It uses logits alone.
 
 Bound by the teacher's forward pass in TensorFlow.
 """

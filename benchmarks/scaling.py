@@ -1,9 +1,9 @@
 """Do time and memory grow in line with images and views, and no faster?
 
-Each row is a process of its own. `teacher_seconds`: drawing the views as `cache_teacher_logits` does, without
-the teacher's pass, which takes as long for each image, and without writing. `student_seconds`: the input
-of `distill`, one epoch a view, the first of which decodes the images. `peak_mib`: the most memory
-that the process had, of which Python and TensorFlow take 700 MiB before there is an image.
+Each row is measured in a process of its own. `teacher_seconds`: drawing the views as `cache_teacher_logits` does,
+without the teacher's pass, whose time for each image is constant, and without writing. `student_seconds`: the input of
+`distill`, one epoch for each view; the first epoch decodes the images. `peak_mib`: the peak memory of the process, of
+which Python and TensorFlow take 700 MiB before the first image.
 """
 
 import time

@@ -1,9 +1,9 @@
 """How much faster is the teacher trained than by fitting the frozen network for five epochs?
 
-The naive way: `Model.fit` of a head on the frozen backbone, in TensorFlow, every image through it
-in every one of 5 epochs; a step is timed, its batch prefetched. Ours: `train_teacher`'s passes through LiteRT,
-one of the plain images and one a view (the preset has none), and then the head solved on their features.
-What either pays once, whatever the number of images, is left out: compilation, and the conversion to LiteRT.
+The naive way is `Model.fit` of a head on the frozen backbone in TensorFlow, with every image through the backbone in
+each of 5 epochs; a step on a prefetched batch is timed. Our way is that of `train_teacher`: one pass of the plain
+images through LiteRT, one for each view (the preset has none), and the head solved on these features. Compilation and
+the conversion to LiteRT are left out, since their time does not depend on the number of images.
 
 Bound by the one pass of each image through the backbone: at most 5 times what LiteRT gains over
 TensorFlow's own pass, which in a training step (batches of 128, oneDNN) is 1.6 to 2.

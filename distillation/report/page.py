@@ -21,11 +21,11 @@ PIXELS_PER_INCH = 115  # of a figure, on the page
 
 CAPTIONS = {
     "summary": "Test accuracy with its 95 % interval (Wilson).",
-    "learning_curves": "Both students while they train: the same network, initial weights and number of steps, another "
-    "objective. The cross-entropy shown is that of the labels. Training values are means since the point before, over "
-    "augmented views; before the last point, validation is made on a part of its images.",
-    "objective": "What the distilled student minimises: the weighted terms, stacked, as means since the point before. "
-    "Their sum is the objective.",
+    "learning_curves": "Both students during training. They share network, initial weights and number of steps, and "
+    "differ in the objective. The cross-entropy is that of the labels. Training values are means over augmented views "
+    "since the previous point. All points but the last use a part of the validation images.",
+    "objective": "The objective of the distilled student: its weighted terms, stacked, as means since the previous "
+    "point. Their sum is the objective.",
     "cost": "Test accuracy (with 95 % intervals) against cost. The students cost the same and are drawn side by side. "
     "On the right, the LiteRT files of the distilled student.",
     "reliability": "How often a model is right, by how sure it is; on the dashed line the two agree. The area of a dot "
@@ -33,8 +33,8 @@ CAPTIONS = {
     "montage": "Training images, taken from the classes in turn.",
     "views": "A training image: the plain view, on which models are validated and tested, and augmented views. "
     "Teacher and student see the same views, each at its own resolution.",
-    "disagreements": "Test images, and the probability that each model gives to the class they are labelled with.",
-    "soft_labels": "What the teacher answers to test images, softened by temperature T; black is the labelled "
+    "disagreements": "Test images, and the probability that each model gives to their label.",
+    "soft_labels": "The teacher's probabilities for test images, softened by temperature T; black is the labelled "
     "class (of many classes, the likeliest are shown). This run distils at T = {temperature:g}.",
 }
 
