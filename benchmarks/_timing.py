@@ -54,7 +54,7 @@ def answer(question: str, values: np.ndarray, goal: str) -> dict:
 
 
 def record(**entries: object) -> None:
-    """Put `entries` into results.json beside what else this environment gave, and show them.
+    """Put `entries` into results.json beside the other results of this environment, and show them.
 
     What another one gave is dropped: figures of two machines are not to be compared.
     """

@@ -1,1 +1,1 @@
-"""Knowledge distillation as a DVC pipeline; the stages that use this package stand in `stages/`."""
+"""Knowledge distillation as a DVC pipeline; the stages that use this package are in `stages/`."""

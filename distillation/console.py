@@ -19,8 +19,8 @@ WORTH_A_LINE = 3  # seconds that a loop takes before a log gets a line about it
 def run(stage: Callable[[Params], str]) -> None:
     """Run a stage on the validated parameters and print the line of result that it returns.
 
-    An `InputError`, what the machine refuses, or Ctrl-C ends the process with one line a problem on
-    standard error and exit status 1; anything else is a defect and keeps its traceback.
+    An `InputError`, an error of the machine, or Ctrl-C ends the process with exit status 1 and a line for each problem
+    on standard error. Any other exception is a defect and keeps its traceback.
     """
     try:
         print(stage(load_params()), flush=True)

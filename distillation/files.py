@@ -40,8 +40,13 @@ def write_json(path: str | Path, value: Any) -> None:
     value = _rounded(value)
     rows = isinstance(value, list) and value
     text = "[\n" + ",\n".join(map(dump, value)) + "\n]" if rows else dump(value, indent=2)
+    write_text(path, text + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

@@ -78,7 +78,7 @@ class Budget(_Section):
     teacher: Count = 28_000
 
     def views(self, images: int) -> int:
-        """How many views of each of `images` images a student is shown in turn, as many as the teacher answers."""
+        """How many views of each image a student is shown in turn; the teacher answers all of these."""
         return max(1, round(self.answered / images))
 
     def steps(self, batch_size: int) -> int:
@@ -172,7 +172,7 @@ class Params(_Section):
     distill: Distill = Distill()
 
 
-# Keys of earlier versions: what stands in their place, and what it should be set to.
+# Keys of earlier versions, each with the key that replaces it and the value to set there.
 _AS_IT_IS, _TIMES_IMAGES = "move its value there", "set that to this times the number of training images"
 MOVED = {
     "views.min_area": ("views.augment.crop", _AS_IT_IS),
@@ -217,7 +217,7 @@ def validated(content: object, path: str | Path, complete: bool = False) -> Para
 
 
 def _missing(content: object, defaults: dict, moved: list[str], section: str = "") -> Iterator[str]:
-    """What to say of each key, or whole section, that `content` lacks: DVC needs them all. Of `moved` keys nothing."""
+    """A message for each key, or whole section, that `content` lacks, except `moved` keys: DVC needs them all."""
     for name, default in defaults.items() if isinstance(content, dict) else ():
         key = f"{section}{name}"
         if name not in content and not any(f"{new}.".startswith(f"{key}.") for new in moved):
@@ -237,7 +237,7 @@ def leaves(content: dict, prefix: str = "") -> dict[str, object]:
 
 
 def _problem(key: str, problem: dict) -> str:
-    """What to say after the file's name of one of pydantic's problems."""
+    """The message for one of pydantic's problems, to follow the file's name."""
     name = f": {key}" if key else ""
     if problem["type"] == "extra_forbidden":
         return f"{name} is now {': '.join(MOVED[key])}" if key in MOVED else f"{name} is not a parameter"

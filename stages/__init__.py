@@ -9,7 +9,7 @@ import os
 from distillation.quiet import without_lines
 
 # Read once, when TensorFlow and Keras are first imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it calls errors are notes; real ones come as exceptions
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its "errors" are notes; real errors are exceptions
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # a fifth faster also on CPUs where it is not the default (AVX2)
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the stages train by tf.data and tf.function
 

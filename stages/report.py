@@ -14,7 +14,7 @@ from distillation.console import run
 from distillation.data.records import Records, decode
 from distillation.data.views import augmented, plain
 from distillation.errors import InputError, reason
-from distillation.files import read_json, replacing
+from distillation.files import read_json, replacing, write_text
 from distillation.params import Params
 from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
@@ -39,10 +39,10 @@ def main(params: Params) -> str:
     names = test.manifest.classes
     predicted = logits["student_distilled"].argmax(axis=1)
     classes = page.by_class(test.labels, predicted, names) if len(names) > 2 else {}
-    _write(TABLE, page.markdown(table))
+    write_text(TABLE, page.markdown(table))
     for path, left_out in ((REPORT, set()), (PUBLIC, GALLERIES)):
         shown = {name: figure for name, figure in drawn.items() if name not in left_out}
-        _write(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
+        write_text(path, page.html(params, metrics, export, data, classes, shown, FIGURES))
     brief = table.drop(columns="ECE").to_string()
     differences = "\n".join((verdict.gain(metrics), verdict.advantage(metrics))).replace(" (", "\n  (")
     data, found = (textwrap.fill(text, TERMINAL) for text in (data, verdict.verdict(metrics)))
@@ -129,11 +129,6 @@ def _describe(train: Records, test: Records, answered: int) -> str:
     taught = train.manifest.taught(answered)
     unlabeled = f" ({labeled:,} of them labeled; the teacher answers {taught:,})" if labeled < images else ""
     return f"{name}: {images:,} training{unlabeled} and {len(test):,} test images of {classes} classes"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Programs that run many experiments, and what they make of them; they write `results/`."""
+"""Programs that run many experiments and write their results to `results/`."""

@@ -1,4 +1,4 @@
-"""What the runs of a record show: `python -m studies.summary results/cats_vs_dogs`.
+"""Summary of the runs of a record: `python -m studies.summary results/cats_vs_dogs`.
 
 In the record, `runs/fold-F.seed-S.json` is a run of the preset on fold F of the data with student seed S, and
 `runs/fold-F.seed-S.tuned.json` the same with scratch tuned for itself; each is written by
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from distillation import cpu
-from distillation.files import read_json, replacing, write_json
+from distillation.files import read_json, replacing, write_json, write_text
 from distillation.report.statistics import MODELS
 from distillation.report.style import COLOURS, COLUMN, MARKERS, rows_of_accuracy, save, styled
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m studies.summary", description=__doc__.partition(":")[0])
     parser.add_argument("record", type=Path, help="folder of the record, or with --run the file to write")
     parser.add_argument(
-        "--run", action="store_true", help="write what the run in the workspace gave, as one of a record"
+        "--run", action="store_true", help="write the results of the run in the workspace as a run of a record"
     )
     options = parser.parse_args()
     if options.run:
@@ -59,20 +59,19 @@ def write_summary(record: Path) -> str:
     summary = summarise(runs)
     write_json(record / "summary.json", summary)
     text = table(summary)
-    with replacing(record / "summary.md") as temporary:
-        temporary.write_text(f"{text}\n")
+    write_text(record / "summary.md", f"{text}\n")
     with replacing(record / "summary.png") as temporary:
         save(draw({NAMES[name]: runs[name].dropna() for name in NAMES if name in runs}), temporary)
     return text
 
 
 def read_runs(record: Path) -> pd.DataFrame:
-    """A row for each fold and seed: test accuracy of each model, validation accuracies, and what else a run holds."""
+    """A row for each fold and seed: test and validation accuracies of each model, and the other values of a run."""
     rows: dict[tuple[int, int], dict] = {}
     for path in sorted((record / "runs").glob("*.json")):
         fold, seed, tuned = re.fullmatch(r"fold-(\d+)\.seed-(\d+)(\.tuned)?", path.stem).groups()
         run, row = json.loads(path.read_text()), rows.setdefault((int(fold), int(seed)), {})
-        if tuned:  # of it, scratch alone is another
+        if tuned:  # it differs in scratch alone
             models = {TUNED: run["models"]["student_scratch"]}
         else:
             models = run["models"]
@@ -191,7 +190,7 @@ def _range(interval: Sequence[float] | bool | None, unit: str = "") -> str:
 
 @styled
 def draw(accuracies: dict[str, Sequence[float]]) -> Figure:
-    """Test accuracy (0..1) of each model in each run, and its mean; the models by what they read as."""
+    """Test accuracy (0..1) of each model in each run, and its mean; the models by their names in figures."""
     accuracies = dict(sorted(accuracies.items(), key=lambda item: -np.mean(item[1])))
     figure = Figure((COLUMN, 0.6 + 0.36 * len(accuracies)))
     axes = figure.subplots()

@@ -1,8 +1,8 @@
-"""What a set of experiments shows: `dvc exp show --json | python -m studies.sweeps FOLDER`.
+"""Figures of a set of experiments: `dvc exp show --json | python -m studies.sweeps FOLDER`.
 
-Of all experiments, those count that differ from `params.yaml` in nothing but what is studied: alpha and
+It uses the experiments that differ from `params.yaml` only in the studied parameters: alpha and
 temperature (`sweep.json`, `sweep.png`), the share of labels (`labels.json`, `labels.png`), how long the students train
-(`epochs.json`, `epochs.png`), or what the teacher answers (`ablation.json`, with what `studies.naive_cache` left).
+(`epochs.json`, `epochs.png`), or the teacher's answers (`ablation.json`, with the file of `studies.naive_cache`).
 Accuracy is that on the validation split.
 """
 
@@ -116,7 +116,7 @@ def _experiments(shown: list[dict]):
 
 
 def _rows(found: list[tuple[dict, dict]], base: dict, studied: tuple[str, ...]) -> list[dict]:
-    """By the values of what is studied, the accuracies; one row for each, in order."""
+    """Accuracies by the values of the studied parameters; one row for each, in order."""
     rows = {}
     for params, accuracies in found:
         if all(value == params.get(name) for name, value in base.items() if name not in studied):

@@ -104,7 +104,7 @@ class Clone:
 
 
 def draw_folder(folder: Path) -> None:
-    """Three classes of noise, 27 images each, that differ in brightness; one image stands there twice."""
+    """Three classes of noise, 27 images each, that differ in brightness; one image is there twice."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("dark", "gråt", "light")):
         (folder / name).mkdir(parents=True)

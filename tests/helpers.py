@@ -19,7 +19,7 @@ from distillation.report.statistics import MODELS
 
 Section = TypeVar("Section", bound=BaseModel)
 
-# Tests download nothing: those on photographs run where TFDS and Keras have what they need already.
+# Tests download nothing: those on photographs run only where TFDS and Keras have the files already.
 _TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 _KERAS = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
 
@@ -120,7 +120,7 @@ def split_examples(
 
 
 def labels_hidden(examples: Sequence[Example], labeled_fraction: float, seed: int = 0) -> list[Example]:
-    """The examples, of which that share of each class keeps its label."""
+    """The examples; in each class, that share keeps its label."""
     arrays = columns(examples)
     labels = hide_labels(random_ranks(arrays["ids"], seed), arrays["labels"], labeled_fraction).tolist()
     return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)]
@@ -138,7 +138,7 @@ def write(
     image_size: int = 32,
     labeled_fraction: float = 1,
 ) -> None:
-    """Write records, hiding labels of the training split, with a manifest that says what they hold."""
+    """Write records, hiding labels of the training split, with a manifest of their content."""
     hidden = splits | {"train": labels_hidden(splits["train"], labeled_fraction)}
     manifest = Manifest(
         classes,

@@ -1,4 +1,4 @@
-"""The cache of the teacher's answers: its parts, what is read from them, and how it is made."""
+"""The cache of the teacher's answers: how its parts are written, read and made."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""What a stage shows, and how it ends: with its line of result, or with one line that says what is wrong."""
+"""Output of a stage: it ends with its line of result, or with a line for each problem."""
 
 import errno
 import os

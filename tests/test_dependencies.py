@@ -14,7 +14,7 @@ from clone import Clone
 
 from distillation.params import Params
 
-# What cannot change an out: the schema of the parameters (their values are DVC params), what is printed, errors.
+# These cannot change an out: the schema of the parameters (their values are DVC params), console output, errors.
 WITHOUT_EFFECT = {Path(f"distillation/{name}.py") for name in ("params", "console", "quiet", "errors")}
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 
@@ -109,7 +109,7 @@ Path("reads.json").write_text(json.dumps(reads))
 
 @pytest.mark.slow
 def test_stages_declare_the_parameters_that_they_read(clone: Clone, tmp_path: Path) -> None:
-    """Those and no others, also of what they call in the library; `report` declares all."""
+    """Those and no others, including those read by library functions; `report` declares all."""
     copy = Clone(tmp_path / "copy")
     shutil.copytree(clone.path, copy.path, ignore=shutil.ignore_patterns("cache"))
     (copy.path / "stages.json").write_text(json.dumps([stage for stage in STAGES if stage != "report"]))
@@ -133,7 +133,7 @@ def test_stages_train_with_tensorflow_whatever_backend_keras_is_told_to_use() ->
 
 
 def test_environment_stays_as_it_was_chosen(tmp_path: Path):
-    """`make run REQUIREMENTS=...` once; what is made later uses that environment and doesn't replace it."""
+    """`make run REQUIREMENTS=...` once; later targets use that environment and do not replace it."""
     for file in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-cuda.txt"):
         shutil.copy(file, tmp_path)
 

@@ -126,7 +126,7 @@ def metrics_by_alpha(clone: Clone) -> dict[float, dict]:
 
 
 def forget_experiments(clone: Clone) -> None:
-    """Also what they left in the run cache, so that equal ones are computed again."""
+    """Also their entries in the run cache, so that equal experiments are computed again."""
     clone.run("dvc", "exp", "remove", "--all-commits", check=False)
     clone.run("dvc", "queue", "remove", "--all", check=False)
     shutil.rmtree(clone.path / ".dvc/cache/runs")

@@ -277,7 +277,7 @@ def test_selected_outputs_are_those_of_the_whole(small: keras.Model):
         assert set(part) == set(names)
         for name in names:
             np.testing.assert_allclose(part[name], whole[name], rtol=1e-6, atol=1e-6)
-    assert len(select(small, "middle_map").layers) < len(small.layers)  # what is not needed is not computed
+    assert len(select(small, "middle_map").layers) < len(small.layers)  # only the needed layers are kept
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 5])
@@ -379,7 +379,7 @@ def test_whole_numbers_of_the_input_are_those_of_the_pixels_even_if_no_image_is_
 
 
 def stacked(batches: tf.data.Dataset) -> np.ndarray:
-    """The images of all batches, which are full but for the last and as many as announced."""
+    """The images of all batches, which are full except the last, and as many as announced."""
     arrays = [*batches.as_numpy_iterator()]
     assert len(arrays) == len(batches)
     assert {len(array) for array in arrays[:-1]} <= {BATCH}

@@ -1,4 +1,4 @@
-"""A teacher from one's own file: what is read from it, what is checked, and what it then is to the other stages.
+"""A teacher from one's own file: how it is read, how it is checked, and how the other stages use it.
 
 The files hold classifiers made by hand. They tell dark, grey and light images apart by their mean, which is a matter of
 the range that their input is in.
@@ -89,7 +89,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def take(directory: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that takes a network, or a file's content, as teacher, and returns what it publishes, and its row."""
+    """A function that makes a network, or a file's content, the teacher, and returns the published one and its row."""
     monkeypatch.chdir(tmp_path)
     train, validation = (Records(split, directory=directory) for split in ("train", "validation"))
 
@@ -261,7 +261,7 @@ def linear(kernel: np.ndarray, bias: np.ndarray) -> keras.Model:
     ("network", "problem"),
     [
         (linear(np.zeros((3, 3)), np.arange(3)), "is right on 20 of 60 validation images, which is chance"),
-        (linear(np.full((3, 3), np.nan), np.zeros(3)), "answers some images of validation with what is no number"),
+        (linear(np.full((3, 3), np.nan), np.zeros(3)), "answers some images of validation with NaN or infinity"),
         (linear(np.zeros((3, 5)), np.zeros(5)), "answers 5 numbers, should answer one for each of 3 classes"),
         (linear(np.zeros((3, 1)), np.zeros(1)), "answers 1 numbers, should answer"),
     ],

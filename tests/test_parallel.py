@@ -1,4 +1,4 @@
-"""Work on many things at a time, in order."""
+"""Mapping in parallel keeps the order."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""params.yaml: what is valid passes, and anything else ends in one line that names the key."""
+"""params.yaml: valid content passes; anything else ends in one line that names the key."""
 
 import copy
 import datetime
@@ -229,7 +229,7 @@ def test_file_without_sections_lacks_each_of_them(tmp_path: Path):
 @pytest.mark.parametrize("old", MOVED)
 @pytest.mark.parametrize("beside", ["key", "section", "nothing"])
 def test_moved_key_gets_one_line_and_nothing_else_is_said_about_it(tmp_path: Path, old: str, beside: str):
-    """The old key stands in place of the new one, in place of the new one's whole section, or beside it."""
+    """The old key replaces the new one, replaces the new one's whole section, or is there beside it."""
     new, how = MOVED[old]
     section = new.rpartition(".")[0]
     gone = {"key": {new: MISSING}, "section": {section: MISSING}, "nothing": {}}[beside]

@@ -1,4 +1,4 @@
-"""The command that people use a student with: what it shows the network, and how it treats their files."""
+"""The command that classifies images with a student: the view that it makes, and how it handles files."""
 
 import ast
 import io
@@ -53,7 +53,7 @@ def recorded() -> Data:
 
 
 def probabilities(student: Student, image: Image.Image) -> np.ndarray:
-    """(classes,): what its network answers to its view of `image`."""
+    """The probabilities (classes,) of a student for `image`."""
     (answers,) = student.network(student.view(image)[None]).values()
     return answers[0]
 
@@ -71,7 +71,7 @@ def student() -> Student:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, one of them in a folder within; what is hidden, and what has no image's suffix."""
+    """Three images, one of them in a folder within; a hidden file, and one without an image's suffix."""
     for number, name in enumerate(("b.PNG", "deep/a.jpeg", "a.jpg", ".hidden.jpg", ".git/c.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         smooth_image(number, 60, 40).save(tmp_path / name)

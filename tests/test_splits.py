@@ -1,4 +1,4 @@
-"""Splits: what becomes of copies, what the split promises, official splits, folds, and whose label is hidden."""
+"""Splits: copies, properties of the split, official splits, folds, and hidden labels."""
 
 from collections import Counter
 

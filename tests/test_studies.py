@@ -1,4 +1,4 @@
-"""Studies: a preset that stands in for the parameters goes away again, and seeds are summed up as they should be."""
+"""Studies: a preset replaces the parameters only for a while, and the summary of seeds is right."""
 
 import json
 import signal

@@ -560,7 +560,7 @@ def test_training_killed_twice_ends_as_the_undisturbed_one(
         observe_steps(patch, lambda optimizer, fade: fades.append(float(fade)))
         assert_equal(train(seen=asked.append, **options), undisturbed)
     assert asked == [0, 3, 6]
-    assert fades == pytest.approx([1 / 3] * 4)  # as is due to the third report, taken up or not
+    assert fades == pytest.approx([1 / 3] * 4)  # that of the third report, resumed or not
     assert [*(workplace / ".checkpoints").iterdir()] == []  # it has finished
 
 
@@ -678,7 +678,7 @@ def test_equal_networks_give_equal_files(workplace: Path, student: Student):
 
 @pytest.fixture
 def half_labeled(workplace: Path, params: Params, student: Student, views: Views) -> Params:
-    """The workplace of the stages that train students: records whose labels are hidden but for half of them."""
+    """The workplace of the stages that train students: records in which half of the labels are hidden."""
     splits = split_examples(random_examples(36, CLASSES, SIZE), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
     write(workplace / "data/records", splits, ["ant", "bee", "cow"], SIZE, labeled_fraction=0.5)
     budget = changed(params.budget, shown=STEPS * BATCH, answered=VIEWS * 24)
@@ -708,7 +708,7 @@ def test_students_share_all_but_the_objective(half_labeled: Params, workplace: P
     assert {*taken(taught, 1)[0]["teacher"]} == {"logits", *MAPS}
     histories = [read_json(f"plots/history/{model}.json") for model in ("student_scratch", "student_distilled")]
     assert [row["images"] for row in histories[0]] == [row["images"] for row in histories[1]]
-    for model in ("student_scratch", "student_distilled"):  # published without what is there for training alone
+    for model in ("student_scratch", "student_distilled"):  # published without the layers that serve training alone
         assert len(load_network(f"models/{model}").get_weights()) == len(scratch)
         assert set(load_network(f"models/{model}").output) == {"logits", *MAPS}
 

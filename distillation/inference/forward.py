@@ -63,7 +63,7 @@ def predictions(forward: Forward, images: tf.data.Dataset, label: str) -> Iterat
     Args:
         forward: see `forward_pass`.
         images: batches of images, float32 as the network takes them.
-        label: what the progress bar says.
+        label: of the progress bar.
     """
     return map(forward, progress(images.prefetch(4).as_numpy_iterator(), len(images), label))
 

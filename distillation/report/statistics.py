@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import recall_score, roc_auc_score
 
-MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}  # and what they read as
+MODELS = {"teacher": "teacher", "student_scratch": "scratch", "student_distilled": "distilled"}  # names in figures
 PREDICTIONS = Path("data/predictions.parquet")  # of all three, on the test split
 
 CONFIDENCE = 0.95
@@ -123,9 +123,7 @@ def confusions(
     table = pd.DataFrame({"label": labels, "predicted": predicted})
     of_class = table["label"].value_counts()
     table = table[table["label"] != table["predicted"]].value_counts().rename("images").reset_index()
-    table = table.sort_values(["images", "label", "predicted"], ascending=[False, True, True]).head(
-        len(table) if count is None else count
-    )
+    table = table.sort_values(["images", "label", "predicted"], ascending=[False, True, True]).iloc[:count]
     names = np.array(classes, object)
     return pd.DataFrame(
         {

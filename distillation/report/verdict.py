@@ -42,7 +42,7 @@ def can_teach(metrics: dict) -> Answer:
 
 
 def verdict(metrics: dict) -> str:
-    """Whether distillation helped, and what the teacher has to do with it."""
+    """Whether distillation helped, and how the teacher explains it."""
     row, teaches = metrics["distilled_minus_scratch"], can_teach(metrics)
     if row["p_value"] < CLEAR and row["ci_low"] > 0:
         found = "Distillation helped: the gain exceeds what the choice of test images explains."

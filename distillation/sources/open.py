@@ -12,7 +12,7 @@ from typing import NamedTuple
 from distillation.errors import InputError, reason
 from distillation.params import Data
 
-README = "README.md"  # stands in a folder that holds nothing else
+README = "README.md"  # keeps a folder in Git that has no other file
 # Names that data sets give to their splits. Other splits, such as `extra`, are not official ones.
 _MEANING = {
     name: split

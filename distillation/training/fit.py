@@ -1,4 +1,4 @@
-"""The training loop of all three models, and what it publishes."""
+"""The training loop of all three models, and the files that it publishes."""
 
 import time
 from collections.abc import Callable
@@ -50,8 +50,8 @@ def fit(
     Args:
         stage: name in dvc.yaml, which names the checkpoint.
         model: names the history, `plots/history/MODEL.json`, which grows with every report.
-        network: its outputs are named as the objective reads them.
-        objective: what it minimises.
+        network: its outputs have the names that the objective reads.
+        objective: the loss.
         stream: training batches; the network takes the tensor with its input's name.
         validation: labeled batches of the same form.
         steps: number of batches to train on, at least 1.

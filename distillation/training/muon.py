@@ -21,7 +21,7 @@ class Muon(keras.optimizers.Muon):
         """As Keras's, to rounding, in a third of its time.
 
         Keras multiplies x in each step by a polynomial of its Gram matrix. All these commute, so they are
-        multiplied with each other first: what the steps work on is then as small as the smaller side of x.
+        multiplied with each other first: the steps then work on square matrices of x's smaller side.
         """
         matrix = _matrix(x)
         wide = matrix.shape[0] < matrix.shape[1]

@@ -3,8 +3,8 @@
     alpha · hard + (1 - alpha) · (soft + Σ weight · fade · term)
 
 `hard` is the cross-entropy against the label, `soft` the divergence from the teacher's softened logits (Hinton,
-Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2). Further terms stand in `TERMS`,
-with their weights in `distill.weights`.
+Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2). `TERMS` has further terms, and
+`distill.weights` their weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ def hard(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def soft(teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float) -> tf.Tensor:
-    """T² KL(softmax(z_t / T) ‖ softmax(z_s / T)): (batch,) float32, in nats; at least 0 but for rounding.
+    """T² KL(softmax(z_t / T) ‖ softmax(z_s / T)): (batch,) float32, in nats; not negative, except by rounding.
 
     The factor T² keeps the size of the gradient when T changes (Hinton et al., section 2.1).
 

@@ -1,4 +1,4 @@
-"""One's own trained classifier, a `.keras` or `.tflite` file: what it takes, what it answers, how it is published."""
+"""One's own trained classifier, a `.keras` or `.tflite` file: its input, its answers, and how it is published."""
 
 import io
 import json

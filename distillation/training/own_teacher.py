@@ -30,8 +30,8 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
     """Publish the classifier in `teacher.file` as `models/MODEL` and return its history: one row, as `fit`'s.
 
     Args:
-        stage: what its progress bars begin with.
-        model: what the published files are called.
+        stage: name in dvc.yaml, for progress bars.
+        model: name of the published files.
         teacher: `file`, `input_range`, `classes`, and `image_size` where the file does not fix it.
         train, validation: labeled images.
 
@@ -52,7 +52,7 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
         images = images if batches is None else images.take(batches)
         answers = predict(forward, images, f"{stage}: {split}")["logits"].astype(np.float64)
         if not np.isfinite(answers).all():
-            raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with what is no number")
+            raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with NaN or infinity")
         labels = records.labels[: len(answers)]
         row[f"{split}_accuracy"] = float((answers.argmax(axis=1) == labels).mean())
         row[f"{split}_loss"] = cross_entropy(answers, labels)
@@ -71,7 +71,7 @@ def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -
     chosen = file.input_range or teacher.input_range
     answers = {chosen: _answers(file, images, chosen)}
     if not np.isfinite(answers[chosen]).all():
-        raise InputError(f"{name} answers some images of validation with what is no number")
+        raise InputError(f"{name} answers some images of validation with NaN or infinity")
     reading = Reading(
         input_range=chosen,
         probabilities=bool(answers[chosen].min() >= 0 and answers[chosen].max() <= 1),
@@ -131,7 +131,7 @@ def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
 
 
 def _permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """For each guess the label that it stands for, if each stands for another one: the best such assignment."""
+    """The label for each guessed class in the best one-to-one assignment of guesses to labels."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (guesses, labels), 1)
     return linear_sum_assignment(counts, maximize=True)[1]

@@ -17,9 +17,9 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
 
     Args:
         stage: the stage in dvc.yaml.
-        model: what the published files are called.
+        model: name of the published files.
         params: all parameters.
-        objective: what it minimises.
+        objective: the loss.
         answers: of the teacher, to all training images.
 
     Returns:
