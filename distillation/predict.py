@@ -34,7 +34,7 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".ppm", "
 
 
 @dataclass(frozen=True)
-class Student:
+class ExportedStudent:
     """An exported student: `network` takes the `size` x `size` view of an image, and answers with probabilities.
 
     `oblong` says how an image becomes a square (see `to_square`).
@@ -62,7 +62,7 @@ class Student:
         return np.stack([band.convert("F").transform(*scaled) for band in centre.split()], axis=-1)
 
 
-def load_student(path: Path) -> Student:
+def load_student(path: Path) -> ExportedStudent:
     """Open a LiteRT file of `models/export`, or of a folder its float32 file; `InputError` where it is incomplete."""
     model = path / MODEL if path.is_dir() else path
     for needed in (model, model.with_name(CLASSES), model.with_name(PREPROCESSING)):
@@ -80,7 +80,7 @@ def load_student(path: Path) -> Student:
         oblong = preprocessing.get("oblong", "squeeze")  # as earlier versions did, which did not name it
         if oblong not in ("crop", "squeeze"):
             raise ValueError(f"oblong images are to {oblong}")
-        return Student(network, classes, square, crop, size, oblong)
+        return ExportedStudent(network, classes, square, crop, size, oblong)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{model}, with the files beside it, is not an exported student ({reason(error)})") from None
 
@@ -103,7 +103,7 @@ def find(names: Iterable[str]) -> Iterator[tuple[str, InputError | None]]:
 
 
 def classify(
-    student: Student, paths: Iterable[tuple[str, InputError | None]]
+    student: ExportedStudent, paths: Iterable[tuple[str, InputError | None]]
 ) -> Iterator[tuple[str, np.ndarray | InputError]]:
     """Yield each path that `find` gives, in order, with its class probabilities (classes,) or its error.
 

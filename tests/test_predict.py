@@ -39,7 +39,7 @@ from distillation.networks.network import save_network
 from distillation.networks.students import build_student
 from distillation.parallel import AHEAD
 from distillation.params import Data, Params
-from distillation.predict import COMMITTED, Student, classify, find, load_student
+from distillation.predict import COMMITTED, ExportedStudent, classify, find, load_student
 from distillation.sources.images import read_rgb, square_jpeg
 from distillation.sources.open import open_source
 from stages import export
@@ -52,7 +52,7 @@ def recorded() -> Data:
     return Data.model_validate(yaml.safe_load((RECORD / "params.yaml").read_text())["data"])
 
 
-def probabilities(student: Student, image: Image.Image) -> np.ndarray:
+def probabilities(student: ExportedStudent, image: Image.Image) -> np.ndarray:
     """The probabilities (classes,) of a student for `image`."""
     (answers,) = student.network(student.view(image)[None]).values()
     return answers[0]
@@ -65,7 +65,7 @@ def command(*arguments: str | bytes | Path, stdin: str = "") -> subprocess.Compl
 
 
 @pytest.fixture(scope="module")
-def student() -> Student:
+def student() -> ExportedStudent:
     return load_student(COMMITTED)
 
 
@@ -87,7 +87,7 @@ def test_view_is_the_plain_view(square: int, size: int):
     crop = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape[0]
     for seed in range(5):
         image = smooth_image(seed, square, square)
-        seen = Student(None, [], square, crop, size, "crop").view(image)
+        seen = ExportedStudent(None, [], square, crop, size, "crop").view(image)
         assert (seen.shape, seen.dtype) == ((size, size, 3), np.float32)
         np.testing.assert_allclose(seen, plain(np.asarray(image)[None], size)[0], atol=0.01)
 
@@ -97,7 +97,7 @@ def test_view_is_the_plain_view(square: int, size: int):
 def test_images_of_any_shape_become_squares_as_in_prepare(shape: tuple[int, int], oblong: str):
     image = smooth_image(0, *shape)
     stored = tf.io.decode_jpeg(square_jpeg(encoded(image, "PNG"), 120, oblong), dct_method="INTEGER_ACCURATE")
-    seen = Student(None, [], 120, 96, 48, oblong).view(image)
+    seen = ExportedStudent(None, [], 120, 96, 48, oblong).view(image)
     assert np.abs(seen - plain(stored[None], 48)[0]).mean() < 1
 
 
@@ -115,7 +115,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same():
 # The command
 
 
-def test_every_image_gets_a_line_in_the_order_asked_for(student: Student, folder: Path):
+def test_every_image_gets_a_line_in_the_order_asked_for(student: ExportedStudent, folder: Path):
     done = command(folder / "deep/a.jpeg", folder, folder / "*.PNG")
     assert (done.returncode, done.stderr) == (0, "")
     paths = [folder / name for name in ("deep/a.jpeg", "a.jpg", "b.PNG", "deep/a.jpeg", "b.PNG")]
@@ -160,7 +160,7 @@ def test_standard_input_without_a_path_is_an_error():
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: no path on standard input\n")
 
 
-def test_images_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: Student, tmp_path: Path):
+def test_images_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student: ExportedStudent, tmp_path: Path):
     image = smooth_image(3, 64, 64)
     grey = image.convert("L")
     turned = Image.Exif()
@@ -256,7 +256,7 @@ def test_console_script_is_the_command():
     assert getattr(import_module(module), function) is serving.main
 
 
-def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
+def test_paths_are_taken_as_they_are_needed(student: ExportedStudent, folder: Path):
     """Not all at once: there may be millions, and each image takes memory."""
     taken = itertools.count()
     paths = ((str(folder / "a.jpg"), None) for _ in taken)
@@ -265,7 +265,7 @@ def test_paths_are_taken_as_they_are_needed(student: Student, folder: Path):
     assert next(taken) <= 20 + AHEAD * os.cpu_count() + 1
 
 
-def test_decoder_that_trips_costs_one_image(student: Student, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_decoder_that_trips_costs_one_image(student: ExportedStudent, folder: Path, monkeypatch: pytest.MonkeyPatch):
     def trip(file: io.BufferedReader, least: int) -> Image.Image:
         if file.name.endswith("b.PNG"):
             raise ZeroDivisionError("division by zero")
@@ -337,14 +337,14 @@ def test_network_that_is_no_classifier_of_squares_is_refused(
 
 
 @pytest.mark.parametrize("variant", ["float16", "int8"])
-def test_every_committed_file_answers_alike(student: Student, variant: str):
+def test_every_committed_file_answers_alike(student: ExportedStudent, variant: str):
     other = load_student(COMMITTED / f"student_{variant}.tflite")
     for number in range(8):
         image = Image.fromarray(random_image(np.random.default_rng(number), 180))
         np.testing.assert_allclose(probabilities(other, image), probabilities(student, image), atol=0.2)
 
 
-def test_committed_student_is_fed_what_its_record_says(student: Student):
+def test_committed_student_is_fed_what_its_record_says(student: ExportedStudent):
     assert student.square == recorded().image_size
 
 
@@ -436,7 +436,7 @@ def tested_photographs() -> list[Example]:
     ids=["as they came", "enlarged"],
 )
 def test_predict_and_evaluate_agree_on_photographs(
-    student: Student,
+    student: ExportedStudent,
     tested_photographs: list[Example],
     tmp_path: Path,
     shape: tuple[int, int] | None,

@@ -56,11 +56,11 @@ def disagreements(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], columns: int
             `label` and, named as the models are, the probabilities (0..1).
     """
     figure = Figure((PAGE, 1.95 * len(rows)))
-    for part, (heading, (images, table)) in zip(
+    for band, (heading, (images, table)) in zip(
         figure.subfigures(len(rows), 1, squeeze=False).flat, rows.items(), strict=True
     ):
-        part.suptitle(heading, x=0.01, ha="left", fontsize=8, fontweight="bold")
-        panels = part.subplots(2, columns, squeeze=False, height_ratios=(3, 1.1))
+        band.suptitle(heading, x=0.01, ha="left", fontsize=8, fontweight="bold")
+        panels = band.subplots(2, columns, squeeze=False, height_ratios=(3, 1.1))
         for place in range(columns):
             panel, bars = panels[:, place]
             panel.axis("off")

@@ -138,37 +138,37 @@ def _folder(folder: Path, splitting: str) -> Source:
     meant = {name: _MEANING[name.lower()] for name in inside if name.lower() in _MEANING}
     if "train" in meant.values() or len(meant) == len(inside):  # a class may be called `test`
         splits = official_splits(inside, f"data.folder = {str(folder)!r}")
-    parts = {folder / name: split for split, name in splits.items()} or {folder: "train"}
+    roots = {folder / name: split for split, name in splits.items()} or {folder: "train"}
     for name in inside:
         if splits and name not in meant:
             raise InputError(f"{folder / name} is no split, but stands beside {' and '.join(meant)}; move it elsewhere")
-    by_part = {part: _folders(part) for part in parts}
-    classes = sorted({name for part, split in parts.items() if split == "train" for name in by_part[part]})
+    names_in = {root: _folders(root) for root in roots}
+    classes = sorted({name for root, split in roots.items() if split == "train" for name in names_in[root]})
     if splits and splitting == "anew":
-        classes = sorted({name for names in by_part.values() for name in names})
-        parts, splits = dict.fromkeys(parts, "train"), {}
+        classes = sorted({name for names in names_in.values() for name in names})
+        roots, splits = dict.fromkeys(roots, "train"), {}
     if len(classes) < 2:
-        (where,) = [part for part, split in parts.items() if split == "train"][:1]
+        (where,) = [root for root, split in roots.items() if split == "train"][:1]
         where = f"data.folder = {str(folder)!r}" if where == folder else where
         raise InputError(
             f"{where} holds {len(classes)} class folders; it should hold at least two, one per class, with the images "
             "inside"
         )
-    for part, names in by_part.items():
+    for root, names in names_in.items():
         for name in names:
             if name not in classes:
-                raise InputError(f"{part / name} is of a class that {folder / splits['train']} lacks; add it there")
-            if next(_files(part / name), None) is None:
-                raise InputError(f"the class folder {part / name} holds no images")
+                raise InputError(f"{root / name} is of a class that {folder / splits['train']} lacks; add it there")
+            if next(_files(root / name), None) is None:
+                raise InputError(f"the class folder {root / name} holds no images")
 
     def images() -> Iterator[Original]:
-        for part, names in by_part.items():
+        for root, names in names_in.items():
             for name in names:
-                for path in _files(part / name):
+                for path in _files(root / name):
                     source = path.relative_to(folder).as_posix()
-                    yield Original(path.read_bytes(), classes.index(name), source, parts[part])
+                    yield Original(path.read_bytes(), classes.index(name), source, roots[root])
 
-    count = sum(1 for part, names in by_part.items() for name in names for _ in _files(part / name))
+    count = sum(1 for root, names in names_in.items() for name in names for _ in _files(root / name))
     return Source("folder", "", classes, count, images(), splits)
 
 
@@ -213,7 +213,7 @@ def _tfds(builder, splitting: str) -> Source:
         first = {name: next(iter(read(f"{name}[:1]")), {keys[1]: -1}) for name in builder.info.splits}
         labeled = [name for name, image in first.items() if image[keys[1]] >= 0]  # -1: a test without its answers
         splits = official_splits(labeled, f"data.name = {builder.name!r}") if splitting == "official" else {}
-        parts = {name: read(name) for name in splits.values()} or {"": read("all")}
+        datasets = {name: read(name) for name in splits.values()} or {"": read("all")}
     except InputError:
         raise
     except Exception as error:  # network, disk and checksum failures of whatever kind
@@ -223,9 +223,9 @@ def _tfds(builder, splitting: str) -> Source:
     meant = {name: split for split, name in splits.items()}
 
     def images() -> Iterator[Original]:
-        for name, part in parts.items():
-            iterator = part.as_numpy_iterator()
-            for number in range(len(part)):
+        for name, dataset in datasets.items():
+            iterator = dataset.as_numpy_iterator()
+            for number in range(len(dataset)):
                 place = f"{name}-{number}" if name else f"{number}"
                 try:
                     image = next(iterator)
@@ -235,5 +235,5 @@ def _tfds(builder, splitting: str) -> Source:
                 yield Original(image[keys[0]], int(image[keys[1]]), f"{full_name}#{place}", split)
 
     name = full_name.removesuffix(f"/{builder.version}")  # with the configuration, where there is one
-    count = sum(len(part) for part in parts.values())
+    count = sum(len(dataset) for dataset in datasets.values())
     return Source(name, str(builder.version), features[keys[1]].names, count, images(), splits)

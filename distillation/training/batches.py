@@ -22,7 +22,7 @@ def view_stream(
     image_size: int,
     views: Views,
     count: int,
-    training: Training,
+    settings: Training,
     answers: Answers | None = None,
     names: Sequence[str] = (),
 ) -> Stream:
@@ -33,7 +33,7 @@ def view_stream(
         image_size: side of the views in pixels.
         views: the augmentation.
         count: how many views of each image there are.
-        training: batch size and seed.
+        settings: batch size and seed.
         answers: the teacher's, to the same n images.
         names: those of its outputs that are wanted.
 
@@ -59,14 +59,14 @@ def view_stream(
         view = number % count
         columns = {"example": examples} | ({"teacher": answers.dataset(view, names)} if names else {})
         buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME
-        shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, training.seed, number)
+        shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, settings.seed, number)
         return shuffled.map(lambda row: row | {"view": view})
 
     def from_step(step: int) -> tf.data.Dataset:
-        rows = _passes(of_pass, len(records), step * training.batch_size)
+        rows = _passes(of_pass, len(records), step * settings.batch_size)
         if not in_memory:
             rows = rows.map(lambda row: row | {"example": parse(row["example"])}, tf.data.AUTOTUNE)
-        return rows.batch(training.batch_size, drop_remainder=True).map(to_batch, tf.data.AUTOTUNE)
+        return rows.batch(settings.batch_size, drop_remainder=True).map(to_batch, tf.data.AUTOTUNE)
 
     return from_step
 
