@@ -115,7 +115,7 @@ def draw_folder(folder: Path) -> None:
 
 
 def copy_of_the_product(clone: Clone) -> None:
-    """Make `clone` a repository of what git would commit here now of `PRODUCT`, with the default parameters."""
+    """Make `clone` a repository of the files of `PRODUCT` that git tracks or would add, with default parameters."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "--", *PRODUCT],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What several test files share; the tests run from the top of the repository."""
+"""Fixtures that several test files share; the tests run from the top of the repository."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def validation_records(records_directory: Path) -> Records:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The whole pipeline run once on tiny data, and committed; whoever changes it puts it back."""
+    """The whole pipeline run once on tiny data, and committed; a test that changes it restores it."""
     clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
     copy_of_the_product(clone)
     clone.write_params(TINY)

@@ -44,14 +44,14 @@ needs_imagenet, needs_imagenet_1 = _needs_imagenet("0.35"), _needs_imagenet("1.0
 
 
 class Payload:
-    """What a pickle would run."""
+    """Code that would run if a pickle were loaded."""
 
     def __reduce__(self) -> tuple:
         return pytest.fail, ("unpickled",)
 
 
 def changed(section: Section, **values: object) -> Section:
-    """`section` of the parameters with other values, validated."""
+    """A copy of a section of the parameters with other values, validated."""
     return type(section).model_validate(section.model_dump() | values)
 
 
@@ -127,7 +127,7 @@ def labels_hidden(examples: Sequence[Example], labeled_fraction: float, seed: in
 
 
 def counted(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
-    """How many examples there are of each class."""
+    """The number of examples of each class."""
     return {name: sum(example.label == label for example in examples) for label, name in enumerate(classes)}
 
 
@@ -158,7 +158,7 @@ def write(
 
 
 def metrics_of_a_run() -> dict:
-    """What `metrics/evaluate.json` may hold."""
+    """Valid content of `metrics/evaluate.json`."""
     metrics = {
         "compression": {"parameters": 10.5, "macs": 4.25},
         "distilled_minus_scratch": {"accuracy": 0.05, "ci_low": 0.01, "ci_high": 0.09, "p_value": 0.013},
@@ -182,7 +182,7 @@ def metrics_of_a_run() -> dict:
 
 
 def export_of_a_run() -> dict:
-    """What `metrics/export.json` may hold."""
+    """Valid content of `metrics/export.json`."""
     return {
         "float16": {"accuracy": 0.85, "bytes": 90_000, "max_abs_probability_error": 0.0004},
         "float32": {"accuracy": 0.85, "bytes": 165_500, "max_abs_probability_error": 0.0000012},
@@ -191,7 +191,7 @@ def export_of_a_run() -> dict:
 
 
 def history_of_a_run(terms: dict[str, list[float]]) -> list[dict]:
-    """What `plots/history/MODEL.json` may hold: a row for each of the values that the objective's terms took."""
+    """Valid content of `plots/history/MODEL.json`, with a row for each given value of the objective's terms."""
     return [
         {
             "images": 320 * (report + 1),
@@ -213,7 +213,7 @@ def histories_of_a_run() -> dict[str, list[dict]]:
 
 
 def reliability_of_a_run() -> dict[str, list[dict]]:
-    """What `plots/reliability/MODEL.json` may hold, by model."""
+    """Valid content of `plots/reliability/MODEL.json`, by model."""
     rows = [{"confidence": 0.55, "accuracy": 0.5, "share": 0.25}, {"confidence": 0.95, "accuracy": 0.9, "share": 0.75}]
     return dict.fromkeys(MODELS, rows)
 

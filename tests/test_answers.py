@@ -31,12 +31,12 @@ TWO_BATCHES = 2 * BATCH
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Replaces the end of the process."""
 
 
 @pytest.fixture
 def set_part(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """A function that lets a part hold so many answers."""
+    """A function that sets the number of answers in a part."""
 
     def to(answers_in_a_part: int) -> None:
         monkeypatch.setattr(answers, "PART", answers_in_a_part)
@@ -46,7 +46,7 @@ def set_part(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def numbered(count: int) -> Arrays:
-    """Answers that tell their number."""
+    """Answers whose values encode their number."""
     numbers = np.arange(count)
     return {
         "logits": np.stack([numbers, -numbers], axis=1).astype(np.float32),
@@ -248,7 +248,7 @@ def small(params: Params) -> Params:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images the teacher was asked about, a number for each batch."""
+    """The number of images in each batch that the teacher answered."""
     sizes, original = [], cache_teacher_logits.predictions
 
     def counted(forward: Callable, images: tf.data.Dataset, label: str) -> Iterator[Arrays]:
@@ -261,7 +261,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def kill(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Let the stage end when the teacher has answered so many batches, as a kill would."""
+    """End the stage after the teacher has answered so many batches, as a kill would."""
     original = cache_teacher_logits.predictions
 
     def predictions(*arguments: object) -> Iterator[Arrays]:

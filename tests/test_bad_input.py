@@ -1,4 +1,4 @@
-"""Stages on input that they cannot use: one line names it, and what was there before stays as it was."""
+"""Stages on input that they cannot use: one line names it, and existing outs do not change."""
 
 import io
 import itertools
@@ -37,7 +37,7 @@ PHOTOS = {f"{name}/{number}.jpg": jpeg(10 * label + number) for label, name in e
 
 
 def fill(folder: Path, images: dict[str, bytes]) -> None:
-    """Let `folder` hold these files alone."""
+    """Make these files the only content of `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

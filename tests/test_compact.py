@@ -37,7 +37,7 @@ def images(count: int) -> np.ndarray:
 
 
 def answers(content: bytes, kernels: OpResolverType) -> np.ndarray:
-    """What the file answers to some images, as it gives it."""
+    """The file's answers to some images, unchanged."""
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=kernels)
     runner = interpreter.get_signature_runner()
     dtype = runner.get_input_details()["image"]["dtype"]

@@ -133,7 +133,7 @@ def forget_experiments(clone: Clone) -> None:
 
 
 def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
-    """Return how many experiments were seen running at a time."""
+    """Run the queue; return the largest number of experiments seen running at a time."""
     at_a_time = 0
     deadline = time.monotonic() + seconds
     clone.run("bash", "-c", f"dvc queue start --jobs {jobs} >/dev/null 2>&1")  # workers would hold a pipe open
@@ -358,7 +358,7 @@ def assert_nothing_is_lost(clone: Clone, before: dict, done: subprocess.Complete
 
 
 def test_another_clone_gets_everything_from_a_remote_and_runs_nothing(clone: Clone, tmp_path: Path) -> None:
-    """What docs/reproducibility.md says of `dvc push` and `dvc pull`, with a folder for a remote."""
+    """The commands of docs/reproducibility.md for `dvc push` and `dvc pull`, with a folder as the remote."""
     clone.run("dvc", "remote", "add", "--local", "-d", "storage", str(tmp_path / "remote"))
     clone.run("dvc", "push", "-q")
     other = Clone(tmp_path / "other")

@@ -17,7 +17,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def quadrants() -> np.ndarray:
-    """32 high, 64 wide: red, green over blue, white; the four corners tell how it lies."""
+    """32 high, 64 wide: red, green over blue, white; the four corners show its orientation."""
     rows = [np.repeat([left, right], 32, axis=0) for left, right in ((RED, GREEN), (BLUE, WHITE))]
     return np.repeat(rows, 16, axis=0).astype(np.uint8)
 

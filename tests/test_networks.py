@@ -42,7 +42,7 @@ OUTPUTS = {"logits", *MAPS}
 
 
 def shapes(network: keras.Model) -> dict[str, tuple]:
-    """Of each output by name, without the batch."""
+    """The shape of each output by name, without the batch."""
     return {name: tuple(output.shape[1:]) for name, output in network.output.items()}
 
 
@@ -293,7 +293,7 @@ def test_litert_equals_keras_for_batches_of_any_size(small: keras.Model, forward
 
 
 def test_outputs_keep_their_names_whatever_their_order():
-    """LiteRT files name their outputs by tensors, and order them as they like."""
+    """LiteRT files name their outputs by tensors, in any order."""
     image = keras.Input((4, 4, 3), name="image")
     factors = {"zebra": 2.0, "ape": 3.0, "logits": 5.0, "middle_map": 7.0, "bee": 11.0}
     network = keras.Model(image, {name: factor * image for name, factor in factors.items()})
@@ -341,7 +341,7 @@ def test_litert_file_of_one_image_and_of_whole_numbers_equals_keras(small: keras
 
 @pytest.mark.parametrize("in_whole_numbers", [False, True])
 def test_litert_files_do_not_augment(in_whole_numbers: bool):
-    """What Keras does to images while it trains: a network of others may have such layers."""
+    """Layers that augment images during training: a user's network may have them."""
     image = keras.Input((32, 32, 3), name="image")
     augmented = layers.RandomContrast(0.9)(layers.RandomRotation(0.5)(layers.RandomFlip()(image)))
     corner = layers.Dropout(0.5)(layers.Cropping2D(((0, 28), (0, 28)))(augmented))

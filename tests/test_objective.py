@@ -45,7 +45,7 @@ def random_maps(batch: int = 7, seed: int = 1) -> dict[str, tf.Tensor]:
 
 
 def distances(teacher: dict[str, tf.Tensor], student: dict[str, tf.Tensor]) -> np.ndarray:
-    """Of each example, the mean square over the values of both maps, in float64."""
+    """For each example, the mean square over the values of both maps, in float64."""
     rows = []
     for number in range(len(teacher["last_map"])):
         mine, theirs = (np.concatenate([np.ravel(maps[name][number]) for name in MAPS]) for maps in (student, teacher))

@@ -91,7 +91,7 @@ def test_values_that_differ_from_the_defaults_are_taken(tmp_path: Path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid_and_hold_what_differs_from_the_defaults(tmp_path: Path, path: Path):
-    """Or from the preset that they are laid over."""
+    """The defaults, or the preset named in `over`."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     below = leaves(preset.complete(content.pop("over")).model_dump()) if "over" in content else LEAVES
     assert content

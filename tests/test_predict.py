@@ -257,7 +257,7 @@ def test_console_script_is_the_command():
 
 
 def test_paths_are_taken_as_they_are_needed(student: ExportedStudent, folder: Path):
-    """Not all at once: there may be millions, and each image takes memory."""
+    """They are not listed at once: there may be millions, and each image takes memory."""
     taken = itertools.count()
     paths = ((str(folder / "a.jpg"), None) for _ in taken)
     answers = list(itertools.islice(classify(student, paths), 20))
@@ -359,7 +359,7 @@ def test_committed_student_keeps_its_goals():
 
 @pytest.fixture(scope="module")
 def exported(params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the export stage has run, on an untrained student of three classes."""
+    """A folder in which the export stage has run on an untrained student of three classes."""
     place = tmp_path_factory.mktemp("repository")
     (place / "data").mkdir()
     (place / "data/records").symlink_to(records_directory)
@@ -417,7 +417,7 @@ def test_model_card_says_what_was_measured(exported: Path):
 
 @pytest.fixture(scope="module")
 def tested_photographs() -> list[Example]:
-    """1,000 photographs, as they came, that the committed student was tested on and never trained on."""
+    """1,000 original photographs from the test split of the committed student."""
     data = recorded()
     with open_source(data) as source:
         images = {image_id(content): (content, label, name) for content, label, name, _ in source.images}

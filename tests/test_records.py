@@ -97,7 +97,7 @@ def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_shard_is_refused(sharded: Path, data: st.DataObject):
-    """Cut off anywhere, with any bit flipped, or with bytes too many."""
+    """The shard is cut off anywhere, has any bit flipped, or has extra bytes."""
     shard = data.draw(st.sampled_from(shards(sharded)))
     content = shard.read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))

@@ -1,4 +1,4 @@
-"""What the report says of the numbers, and which images it shows."""
+"""The report: its sentences about the metrics, and its choice of images."""
 
 import base64
 import html
@@ -193,7 +193,7 @@ def test_page_holds_the_figures_in_order_with_captions_and_the_text_escaped(para
 
 @pytest.fixture
 def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    """The test split of a run that lacks nothing but its report, in the current directory."""
+    """The test split of a run in the current directory, of which only the report is missing."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(records_directory, "data/records")
     write_numbers_of_a_run()

@@ -329,7 +329,7 @@ def traits() -> dict[str, np.ndarray]:
 
 
 def likelihood(field: dataclasses.Field, values: np.ndarray, label: int) -> np.ndarray:
-    """Of values of one trait, by the table that the traits are declared in."""
+    """The likelihood of values of one trait, by the table that declares the traits."""
     if "chances" in field.metadata:
         return np.array([field.metadata["chances"][value][label] for value in values.tolist()])
     deviation, low, high = field.metadata["rest"]

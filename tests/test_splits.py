@@ -51,7 +51,7 @@ def test_id_is_the_start_of_the_sha256_of_the_bytes():
 
 
 def reasons(*rows: tuple[int, int, int]) -> list[str]:
-    """Why each image, of an id, a split and a label, goes; "" where it stays."""
+    """The reason for dropping each image, given its id, split and label; "" where it stays."""
     ids, splits, labels = np.array(rows).T
     dropped = drop_copies(ids.astype(np.uint64), labels, splits.astype(np.int8))
     assert max(sum(mask) for mask in zip(*dropped.values(), strict=True)) <= 1
@@ -140,7 +140,7 @@ def test_split_is_complete_disjoint_and_stratified(count: int, fold: int):
 
 
 def test_split_stays_what_it_was_in_earlier_versions():
-    """What has been published must not change: the test of 30 images as commit 8d41006 gave it."""
+    """Published splits must not change: the test of 30 images as commit 8d41006 gave it."""
     assert [int(example.source.split()[1]) for example in split(bare_examples(30, 3))["test"]] == [6, 26, 16, 22, 3, 23]
 
 
@@ -205,7 +205,7 @@ def test_class_with_too_few_images_is_named():
 @pytest.mark.parametrize("fractions", [(0.4, 0.5), (0.5, 0.4), (0.45, 0.45)])
 @pytest.mark.parametrize("fold", [0, 1, 7])
 def test_what_a_class_is_said_to_need_is_enough(fractions: tuple[float, float], fold: int):
-    """Whoever mends the data as the message says must not meet the message again."""
+    """Data that was corrected as the message says must not give the message again."""
     splits = split_examples(bare_examples(9, 3), CLASSES, *fractions, fold=fold)
     assert all({example.label for example in part} == {0, 1, 2} for part in splits.values())
 

@@ -14,7 +14,7 @@ from studies import summary
 
 
 def write_runs(folder: Path, accuracies: dict[str, np.ndarray]) -> None:
-    """Runs of a record: `accuracies` (folds, seeds) of each model, of which `tuned` is the tuned scratch."""
+    """Runs of a record: `accuracies` (folds, seeds) of each model, where `tuned` is the tuned scratch."""
     (folder / "runs").mkdir(parents=True)
     for fold, seed in np.ndindex(accuracies["teacher"].shape):
         scores = {
@@ -54,7 +54,7 @@ def test_seeds_of_one_split_give_a_paired_t_interval(tmp_path: Path):
 
 @pytest.mark.parametrize("sd_fold", [0.0, 0.01])
 def test_intervals_over_folds_hold_what_they_say(sd_fold: float):
-    """Of many simulated records, 95 % hold the true mean, and their prediction a further run."""
+    """In many simulated records, 95 % of the intervals hold the true mean, and of the predictions a further run."""
     rng, folds, seeds, times = np.random.default_rng(0), 5, 2, 2000
     index = pd.MultiIndex.from_product([range(folds), range(seeds)], names=["fold", "seed"])
     held = {"mean": 0, "prediction": 0}

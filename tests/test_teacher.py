@@ -123,19 +123,19 @@ IMAGES, CLASSES = 24, 3
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Replaces the end of the process."""
 
 
 @pytest.fixture
 def teacher(params: Params) -> Params:
-    """A small one with weights, which are random, to be fine-tuned."""
+    """Parameters of a small teacher with random weights from a file, to be fine-tuned."""
     values = {"image_size": 32, "dropout": 0.2, "fine_tune": 48, "batch_size": 8, "learning_rate": 0.001}
     chosen = params.model_copy(update={"budget": changed(params.budget, teacher=3 * IMAGES)})
     return chosen.model_copy(update={"teacher": changed(params.teacher, weights="backbone.weights.h5", **values)})
 
 
 def small_teacher(teacher: Teacher, classes: int) -> keras.Model:
-    """A teacher of few weights, always the same ones, as pretrained ones are."""
+    """A small teacher whose weights are always the same, as pretrained weights are."""
     image = keras.Input((teacher.image_size, teacher.image_size, 3), name="image")
     x = layers.Conv2D(8, 5, 4, kernel_initializer=keras.initializers.HeNormal(1))(layers.Rescaling(1 / 127.5)(image))
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
@@ -230,7 +230,7 @@ def test_fine_tuning_moves_kernels_at_a_smaller_size_and_leaves_normalisation_al
 def test_killed_teacher_ends_with_the_same_bytes(
     workplace: Path, teacher: Params, monkeypatch: pytest.MonkeyPatch, where: str
 ):
-    """After its head, within its fine-tuning, and after both; what was done is not done again."""
+    """Killed after its head, during fine-tuning, and after both; finished work is not repeated."""
     keras.utils.clear_session()  # the names of layers are counted anew, as in a new process
     monkeypatch.setattr(train_teacher, "better", lambda stage, frozen, tuned: (*tuned, {"fine_tuned": True}))
     train_teacher.main(teacher)

@@ -45,7 +45,7 @@ Result = tuple[list[np.ndarray], list[dict[str, float]]]
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Replaces the end of the process."""
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def with_dropout() -> keras.Model:
 
 
 def linear(features: int = 4, classes: int = CLASSES) -> keras.Model:
-    """A network whose answers NumPy can give too."""
+    """A network whose answers NumPy can compute too."""
     source = keras.Input((features,), name="features")
     return keras.Model(source, {"logits": layers.Dense(classes)(source)})
 
@@ -140,7 +140,7 @@ def array_stream(arrays: dict[str, np.ndarray], training: Training) -> Stream:
 
 
 def telling_answers(directory: Path, images: int, views: int = VIEWS) -> Answers:
-    """Answers that tell whose they are: the logits are the number of the image, of the view, and -1."""
+    """Answers that encode their origin: the logits are the number of the image, of the view, and -1."""
     view, number = (numbers.ravel() for numbers in np.meshgrid(np.arange(views), np.arange(images), indexing="ij"))
     answers = {"logits": np.stack([number, view, np.full_like(number, -1)], axis=-1).astype(np.float32)}
     rng = np.random.default_rng(0)
@@ -174,7 +174,7 @@ def observe_steps(monkeypatch: pytest.MonkeyPatch, before: Callable) -> None:
 
 
 def kill(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the next training end at the beginning of a step (counted from 1, as it takes them), as a kill would."""
+    """End the next training at the beginning of a step (counted from 1), as a kill would."""
     numbers = itertools.count(1)
 
     def count(optimizer: keras.optimizers.Optimizer, fade: tf.Tensor) -> None:
@@ -413,7 +413,7 @@ def test_history_reports_the_networks_accuracy_and_cross_entropy(
 def test_history_has_means_over_what_was_shown_since_the_last_report_and_is_labeled(
     workplace: Path, student: Student, labeled: float
 ):
-    """Of a network that learns next to nothing, so that NumPy knows its answers."""
+    """The network learns almost nothing, so NumPy can compute its answers."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40, 4)).astype(np.float32)
     labels = np.where(rng.uniform(size=40) < labeled, rng.integers(0, CLASSES, 40), UNLABELED)
@@ -499,7 +499,7 @@ def test_learning_rate_rises_linearly_and_falls_along_a_cosine_to_zero(
 
 
 def test_weights_decay_but_biases_and_normalisation_do_not(workplace: Path, student: Student):
-    """Where nothing is labeled, nothing but decay moves a weight."""
+    """Without labels, only decay changes a weight."""
     rng = np.random.default_rng(0)
     network = with_dropout()
     for weight in network.trainable_weights:
@@ -633,7 +633,7 @@ def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], 
 
 
 def test_last_step_that_diverges_leaves_no_checkpoint(workplace: Path, student: Student):
-    """What was measured before each step is sound; the weights that the last one leaves are not."""
+    """The values measured before each step are finite; the weights after the last step are not."""
     arrays = {"features": np.ones((BATCH, 4), np.float32), "label": np.zeros(BATCH, int)}
     held_out = {"features": np.full((BATCH, 4), 3e38, np.float32), "label": np.zeros(BATCH, int)}
     batches = tf.data.Dataset.from_tensor_slices(held_out).batch(BATCH)
@@ -686,7 +686,7 @@ def half_labeled(workplace: Path, params: Params, student: Student, views: Views
 
 
 def test_students_share_all_but_the_objective(half_labeled: Params, workplace: Path, monkeypatch: pytest.MonkeyPatch):
-    """As many steps, the same first weights and schedule; unlabeled images only where there is a teacher."""
+    """Both have equal steps, initial weights and schedule; only the distilled student sees unlabeled images."""
     calls = []
 
     def observed(stage: str, model: str, network: keras.Model, *others: object) -> list:

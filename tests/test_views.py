@@ -246,7 +246,7 @@ def lengthened(views: Views, **values: float) -> Views:
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, Augmentation]:
-    """A copy of the table that a test may change: what was compiled of the old one does not count."""
+    """A copy of the table that a test may change: functions compiled with the old table are dropped."""
     copy = dict(AUGMENTATIONS)
     monkeypatch.setattr(module, "AUGMENTATIONS", copy)
     monkeypatch.setattr(module, "_view", tf.function(module._view.python_function, jit_compile=True))
