@@ -13,9 +13,8 @@ from distillation.errors import InputError, reason
 
 def _number(value: object) -> object:
     """`dvc exp run -S x=0.00001` writes `1e-05`, which YAML 1.1 reads as a string."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            return float(value)
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
     return value
 
 
@@ -209,9 +208,8 @@ def validated(content: object, path: str | Path, complete: bool = False) -> Para
     except ValidationError as error:
         errors = error.errors()
     keys = [" ".join(".".join(map(str, error["loc"])).split()) for error in errors]
-    moved = [MOVED[key][0] for key in keys if key in MOVED]
-    missing = _missing(content, Params().model_dump(), moved) if complete else ()
-    if problems := [*missing, *map(_problem, keys, errors)]:
+    missing = _missing(content, Params().model_dump(), [MOVED[key][0] for key in keys if key in MOVED])
+    if problems := [*(missing if complete else ()), *map(_problem, keys, errors)]:
         raise InputError(*(f"{path}{problem}" for problem in problems))
     return params
 
