@@ -11,8 +11,9 @@ from ray.cluster_utils import Cluster
 
 from benchmarks._timing import answer, interleaved, table
 from benchmarks._workspace import random_teacher, workspace
+from distillation import cluster
 from distillation.data.records import Records
-from distillation.inference import cluster
+from distillation.inference import on_nodes
 from distillation.inference.forward import forward_pass, predictions, to_litert, view_images
 
 IMAGES, ROUNDS, STORE = 10_000, 5, 2**30
@@ -32,12 +33,12 @@ def main() -> None:
             images = view_images(records, size, params.views, 1)
             deque(predictions(forward, images, "here"), maxlen=0)
 
-        def on_nodes() -> None:
-            deque(cluster.predictions(network, records, size, params.views, 1, 0, "on nodes"), maxlen=0)
+        def there() -> None:
+            deque(on_nodes.predictions(network, records, size, params.views, 1, 0, "on nodes"), maxlen=0)
 
         with cluster.connected():
-            on_nodes()  # starts the workers
-            seconds = interleaved(on_nodes, here, rounds=ROUNDS)
+            there()  # starts the workers
+            seconds = interleaved(there, here, rounds=ROUNDS)
         ray.shutdown()
     print(table({"cluster": answer(__doc__, seconds[:, 0] / seconds[:, 1], "<= 1.1")}))
 

@@ -5,10 +5,11 @@ import shutil
 
 import tensorflow as tf
 
+from distillation import cluster
 from distillation.console import note, run
 from distillation.data.records import Records
 from distillation.files import replacing
-from distillation.inference import cluster
+from distillation.inference import on_nodes
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
@@ -49,7 +50,7 @@ def main(params: Params) -> str:
         label = f"{STAGE}: {views} views of {len(records):,} images"
         if on_cluster:
             with cluster.connected():
-                batches = cluster.predictions(network, records, size, params.views, views, done * PART, label)
+                batches = on_nodes.predictions(network, records, size, params.views, views, done * PART, label)
                 write_parts(folder, done, batches)
         else:
             write_parts(folder, done, predictions(forward, images, label))

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,33 +13,27 @@ from distillation.data.splits import (
     NO_SPLIT,
     SPLITS,
     TRAIN,
-    UNLABELED,
     VALIDATION,
-    Example,
     class_counts,
     drop_copies,
     hide_labels,
-    image_id,
     overlapping,
     random_ranks,
     resembling,
     stratified_split,
 )
-from distillation.data.spool import Spool
-from distillation.errors import InputError
+from distillation.data.spool import Spool, stored
 from distillation.files import replacing
-from distillation.parallel import map_in_order
 from distillation.params import Data, Params
 from distillation.sources.class_names import read_class_names
-from distillation.sources.images import perceptual_hash, square_jpeg
-from distillation.sources.open import Original, Source, Unlabeled, open_source
+from distillation.sources.open import Source, Unlabeled, open_source
 
 
 def main(params: Params) -> str:
     """Write the records of every split and their manifest.
 
     Each image is read once, and lies on disk from then on. In memory there are a few bytes for each, from which
-    everything is decided.
+    everything is decided. Where `RAY_ADDRESS` names a Ray cluster, its nodes decode and encode the images.
     """
     data = params.data
     with replacing(RECORDS) as directory:
@@ -48,7 +41,7 @@ def main(params: Params) -> str:
             classes = read_class_names(Path(data.class_names), source.classes)
             unlabeled = Unlabeled(Path(data.unlabeled))
             images = itertools.chain(source.images, unlabeled)
-            examples = map_in_order(lambda image: _example(image, classes, data), images)
+            examples = stored(images, classes, data)
             total = source.count + len(unlabeled)
             spool = Spool(directory / "spool", progress(examples, total, "prepare: reading images"))
         splits, labels, manifest = _place(spool, source, classes, data)
@@ -61,18 +54,6 @@ def main(params: Params) -> str:
         shutil.rmtree(directory / "spool")
     sizes = ", ".join(f"{manifest.size(name):,} {name}" for name in SPLITS)
     return f"prepare: {sizes} images of {len(classes)} classes -> {RECORDS}"
-
-
-def _example(image: Original, classes: Sequence[str], data: Data) -> tuple[Example, int]:
-    """An image as it is stored, and its perceptual hash."""
-    label, split = (UNLABELED, NO_SPLIT) if image.label is None else (image.label, SPLITS.index(image.split))
-    if image.label is not None and not 0 <= label < len(classes):
-        raise InputError(f"{image.source} has label {label}; it should be one of 0..{len(classes) - 1}")
-    try:
-        jpeg = square_jpeg(image.encoded, data.image_size, data.oblong)
-    except InputError as error:
-        raise InputError(f"{image.source}: {error}") from None
-    return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
 
 
 def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tuple[np.ndarray, np.ndarray, Manifest]:

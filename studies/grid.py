@@ -20,8 +20,8 @@ from pathlib import Path
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import get_hydra_sweeps
 
+from distillation import cluster
 from distillation.errors import InputError, reason
-from distillation.inference import cluster
 
 REMOTE = "origin"
 # What Ray sets for its own processes; an experiment uses all cores, as it would without Ray.

@@ -1,4 +1,4 @@
-"""The teacher's pass and a grid of experiments on a Ray cluster: two nodes of one CPU each on this machine."""
+"""Images prepared, the teacher's pass and a grid of experiments on a Ray cluster: two nodes of one CPU on this machine."""
 
 import itertools
 import json
@@ -13,20 +13,24 @@ from pathlib import Path
 
 import keras
 import pytest
-from clone import ROOT, Clone
+from clone import ROOT, Clone, draw_folder
 from helpers import changed
 from keras import layers
 
-from distillation import resume
+from distillation import cluster, resume
+from distillation.data import spool
+from distillation.data.records import RECORDS
+from distillation.data.splits import Example
 from distillation.errors import InputError
 from distillation.files import read_json
-from distillation.inference import answers, cluster
+from distillation.inference import answers, on_nodes
 from distillation.inference.answers import ANSWERS
 from distillation.inference.forward import BATCH, Arrays
 from distillation.networks.network import save_network
 from distillation.networks.students import build_student
 from distillation.params import Params
-from stages import cache_teacher_logits
+from distillation.sources.open import Original
+from stages import cache_teacher_logits, prepare
 from studies import grid
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -65,7 +69,7 @@ def workplace(records_directory: Path, params: Params, tmp_path: Path, monkeypat
     monkeypatch.setattr(resume, "fingerprint", lambda stage: f"of {stage}")
     monkeypatch.setattr(answers, "PART", 2 * BATCH)
     monkeypatch.setattr(cache_teacher_logits, "PART", 2 * BATCH)
-    monkeypatch.setattr(cluster, "TASK", BATCH)
+    monkeypatch.setattr(on_nodes, "TASK", BATCH)
     shutil.copytree(records_directory, "data/records")
     keras.utils.set_random_seed(0)
     teacher = build_student(changed(params.student, image_size=64, channels=[8, 16]), classes=3)
@@ -94,7 +98,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def after(batches: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `action` happen when the cluster has given so many batches of answers."""
-    original = cluster.predictions
+    original = on_nodes.predictions
 
     def predictions(*arguments: object) -> Iterator[Arrays]:
         for number, batch in enumerate(original(*arguments)):
@@ -102,7 +106,7 @@ def after(batches: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPa
                 action()
             yield batch
 
-    monkeypatch.setattr(cluster, "predictions", predictions)
+    monkeypatch.setattr(on_nodes, "predictions", predictions)
 
 
 def complaint(params: Params) -> str:
@@ -173,6 +177,49 @@ def test_other_versions_are_named(workplace: Params, two: Cluster, monkeypatch: 
     monkeypatch.setattr(cluster, "_versions", lambda: has | {"Python": "3.12.99"})
     assert f"has Python {has['Python']}, " in (line := complaint(workplace))
     assert "should have Python 3.12.99, " in line
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A folder with 82 images to prepare, 8 a task."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(spool, "TASK", 8)
+    draw_folder(Path("photos"))
+    Path("none").mkdir()
+    Path("none/README.md").touch()
+    Path("names.txt").touch()
+    data = {"name": "folder", "folder": "photos", "unlabeled": "none", "class_names": "names.txt", "image_size": 40}
+    return Params(data=changed(Params().data, **data))
+
+
+def test_nodes_prepare_images_as_this_machine_does_though_one_is_killed(
+    photos: Params, nodes: Cluster, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    prepare.main(photos)
+    alone = contents(RECORDS)
+    two, read = request.getfixturevalue("two"), spool.stored
+    victim = next(iter(two.worker_nodes))
+
+    def stored(images: Iterator[Original], *settings: object) -> Iterator[tuple[Example, int]]:
+        for number, example in enumerate(read(images, *settings)):
+            if number == 20:
+                two.remove_node(victim, allow_graceful=False)
+            yield example
+
+    monkeypatch.setattr(prepare, "stored", stored)
+    prepare.main(photos)
+    assert len(two.worker_nodes) == 1
+    assert contents(RECORDS) == alone
+    assert not ray.is_initialized()
+
+
+def test_image_that_a_node_cannot_read_is_named(photos: Params, two: Cluster):
+    Path("photos/dark/13.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"dark/13.png: not an image that Pillow can read"):
+        prepare.main(photos)
+    assert not RECORDS.exists()
+    assert not ray.is_initialized()
 
 
 STAGE = """

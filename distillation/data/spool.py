@@ -1,9 +1,11 @@
-"""Examples on their way to the records: written to disk as they come, and read back in order.
+"""Examples on their way to the records: made of images, written to disk as they come, and read back in order.
 
-They lie in buckets by the start of their ids. Sorting one bucket after the other sorts them all, with one of them in
-memory at a time.
+On disk they lie in buckets by the start of their ids. Sorting one bucket after the other sorts them all, with one of
+them in memory at a time.
 """
 
+import functools
+import itertools
 import pickle
 from array import array
 from collections.abc import Iterable, Iterator
@@ -11,9 +13,49 @@ from pathlib import Path
 
 import numpy as np
 
-from distillation.data.splits import Example
+from distillation import cluster
+from distillation.data.splits import NO_SPLIT, SPLITS, UNLABELED, Example, image_id
+from distillation.errors import InputError
+from distillation.parallel import map_in_order
+from distillation.params import Data
+from distillation.sources.images import perceptual_hash, square_jpeg
+from distillation.sources.open import Original
 
+TASK = 64  # images that a node of a cluster decodes at a time
 _DIGITS = 2  # of an id, which name a bucket: 256 of them
+
+
+def stored(images: Iterable[Original], classes: list[str], data: Data) -> Iterator[tuple[Example, int]]:
+    """Each of `images` as it is stored, with its perceptual hash, in their order; several are on their way at a time.
+
+    Where `RAY_ADDRESS` names a Ray cluster, its nodes decode and encode them, else this machine's cores.
+    Raises `InputError` where one can't be read, or its label is not of `classes`.
+    """
+    settings = classes, data
+    if not cluster.wanted():
+        yield from map_in_order(functools.partial(_stored, settings), images)
+        return
+    images = iter(images)
+    tasks = iter(lambda: [*itertools.islice(images, TASK)], [])
+    with cluster.connected():
+        for examples in cluster.map_in_order(_all_stored, settings, tasks, "prepare"):
+            yield from examples
+
+
+def _all_stored(settings: tuple[list[str], Data], images: list[Original]) -> list[tuple[Example, int]]:
+    return [_stored(settings, image) for image in images]
+
+
+def _stored(settings: tuple[list[str], Data], image: Original) -> tuple[Example, int]:
+    classes, data = settings
+    label, split = (UNLABELED, NO_SPLIT) if image.label is None else (image.label, SPLITS.index(image.split))
+    if image.label is not None and not 0 <= label < len(classes):
+        raise InputError(f"{image.source} has label {label}; it should be one of 0..{len(classes) - 1}")
+    try:
+        jpeg = square_jpeg(image.encoded, data.image_size, data.oblong)
+    except InputError as error:
+        raise InputError(f"{image.source}: {error}") from None
+    return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
 
 
 class Spool:

@@ -47,14 +47,14 @@ def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
     threads = ThreadPoolExecutor(cores)
 
     def forward(images: np.ndarray) -> Arrays:
-        return _joined([*threads.map(one_core, np.array_split(images, min(cores, len(images))))])
+        return joined([*threads.map(one_core, np.array_split(images, min(cores, len(images))))])
 
     return forward
 
 
 def predict(forward: Forward, images: tf.data.Dataset, label: str) -> Arrays:
     """Each output for all images, float32 (n, ...), in their order; see `predictions`."""
-    return _joined([*predictions(forward, images, label)])
+    return joined([*predictions(forward, images, label)])
 
 
 def predictions(forward: Forward, images: tf.data.Dataset, label: str) -> Iterator[Arrays]:
@@ -152,5 +152,5 @@ def frozen(network: keras.Model) -> tuple[bytes, dict[str, str]]:
     return converter.convert(), names
 
 
-def _joined(batches: list[Arrays]) -> Arrays:
+def joined(batches: list[Arrays]) -> Arrays:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,8 +1,7 @@
-"""The teacher's pass on the nodes of a Ray cluster: what this machine would answer, byte by byte on CPUs of its kind.
+"""Work on the nodes of a Ray cluster: `map_in_order`, where `RAY_ADDRESS` names one.
 
-It is used where `RAY_ADDRESS` names a cluster. The driver, which is the stage's own process, reads the records, sends
-them to the nodes through Ray's object store and gets the answers in their order: nodes need no folder in common, and no
-copy of the project. Without a cluster Ray need not be installed.
+The driver, which is the stage's own process, sends items to the nodes through Ray's object store, and gets the results
+in their order: nodes need no folder in common, and no copy of the project. Without a cluster Ray need not be installed.
 """
 
 import functools
@@ -11,31 +10,25 @@ import os
 import platform
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 import distillation
 from distillation import cpu
-from distillation.console import note, progress, warn
-from distillation.data.records import Records
+from distillation.console import note, warn
 from distillation.errors import InputError, reason
-from distillation.inference.answers import compact
-from distillation.inference.forward import BATCH, Arrays, drawn, frozen, numbered
-from distillation.inference.litert import Network
-from distillation.params import Views
 
 if TYPE_CHECKING:
     import ray
 
-TASK = 16 * BATCH  # answers: seconds of work, so that sending costs little, and all nodes end at about the same time
+Shared, Item, Result = TypeVar("Shared"), TypeVar("Item"), TypeVar("Result")
+
 AHEAD = 3  # tasks on their way for each CPU; this bounds memory
 RETRIES = 8  # of a task whose worker or node dies
 PATIENCE = 120  # seconds for one task to run on any CPU, of which a worker may still have to be started
@@ -100,66 +93,72 @@ def _join(address: str) -> None:
         raise InputError(f"RAY_ADDRESS = {address}: the cluster cannot be joined ({problem})") from None
 
 
-def predictions(
-    network: keras.Model | bytes, records: Records, size: int, views: Views, count: int, first: int, label: str
-) -> Iterator[Arrays]:
-    """What `forward.predictions` gives of `view_images`, as it is stored; the nodes answer, a CPU a task.
+def map_in_order(
+    function: Callable[[Shared, Item], Result], shared: Shared, items: Iterable[Item], label: str
+) -> Iterator[Result]:
+    """`function(shared, item)` for each of `items`, a CPU and some seconds of work each, in their order.
 
-    It works while `connected`. Where nodes die, Ray gives their tasks to others. Processors of several kinds, which
-    round differently, are named in a warning.
+    It works while `connected`, and takes from `items` only a few ahead of what has been asked for. Where nodes die, Ray
+    gives their tasks to others. Processors of several kinds, which round differently, are named in a warning.
 
     Args:
-        network: as `forward_pass` takes it, for images of `size`.
-        records, size, views, count, first: see `view_images`.
-        label: what the progress bar says.
+        function: of a module of `distillation`.
+        shared: what all tasks have in common; a process of a node fetches it once.
+        items: what goes through Ray's object store, each once.
+        label: what the line says that names the cluster.
 
     Raises:
         InputError: where a node has other versions of what computes than this machine.
     """
     import ray
 
-    examples = numbered(records, count, first)
-    content, names = (network, None) if isinstance(network, bytes) else frozen(network)
-    job = ray.put(_Job(content, names, records.manifest.image_size, size, views, _versions()))
-    batches = itertools.chain.from_iterable(map(_batches, _in_order(job, examples.batch(TASK).prefetch(2))))
-    note(f"{label}: on {_cpus()} CPUs of a Ray cluster")
-    return progress(batches, -(-len(examples) // BATCH), label)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What all tasks have in common; for `content` and `names` see `litert.Network`."""
-
-    content: bytes
-    names: dict[str, str] | None
-    image_size: int
-    size: int
-    views: Views
-    versions: dict[str, str]
-
-
-def _in_order(job: "ray.ObjectRef", examples: tf.data.Dataset) -> Iterator[Arrays]:
-    """The answers to each batch of `examples`, of which a few are on their way at a time."""
-    import ray
-
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
-    batches = examples.as_numpy_iterator()
+    job = ray.put(_Job(shared, _versions()))
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_work)
+    items = iter(items)
     waiting: deque[tuple[ray.ObjectRef, ray.ObjectRef]] = deque()
     kinds = {_kind(): "this machine"}
+    note(f"{label}: on {_cpus()} CPUs of a Ray cluster")
     while True:
-        for serialised, numbers in itertools.islice(batches, max(0, AHEAD * _cpus() - len(waiting))):
-            # It is held until the answers are here: a node that is lost may take answers with it.
-            batch = ray.put((serialised.tolist(), numbers))
-            waiting.append((batch, task.remote([job], batch)))
+        for item in itertools.islice(items, max(0, AHEAD * _cpus() - len(waiting))):
+            # It is held until the result is here: a node that is lost may take results with it.
+            sent = ray.put(item)
+            waiting.append((sent, task.remote(function, [job], sent)))
         if not waiting:
             return
-        answers, kind, node = ray.get(waiting[0][1])
+        result, kind, node = ray.get(waiting[0][1])
         waiting.popleft()
         if kind not in kinds:
             kinds[kind] = f"node {node}"
             found = "; ".join(f"{where}: {kind}" for kind, where in kinds.items())
-            warn(f"CPUs of several kinds answer and round differently ({found}): dvc.lock will be that of no one kind")
-        yield answers
+            warn(f"CPUs of several kinds work and round differently ({found}): dvc.lock will be that of no one kind")
+        yield result
+
+
+@dataclass(frozen=True)
+class _Job:
+    shared: Any
+    versions: dict[str, str]
+
+
+def _work(function: Callable, job: "list[ray.ObjectRef]", item: object) -> tuple[object, str, str]:
+    """On a node: the result for `item`, and who gives it.
+
+    The reference to the job stands in a list, so that a process fetches the job once and not with every task.
+    """
+    import ray
+
+    return function(_fetched(job[0]), item), _kind(), ray.util.get_node_ip_address()
+
+
+@functools.lru_cache(maxsize=1)
+def _fetched(reference: "ray.ObjectRef") -> object:
+    import ray
+
+    job: _Job = ray.get(reference)
+    if (here := _versions()) != job.versions:
+        node = ray.util.get_node_ip_address()
+        raise InputError(f"node {node} of the cluster has {_listed(here)}, should have {_listed(job.versions)}")
+    return job.shared
 
 
 def _cpus() -> int:
@@ -169,41 +168,10 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
-def _batches(answers: Arrays) -> Iterator[Arrays]:
-    for start in range(0, len(answers["logits"]), BATCH):
-        yield {name: values[start : start + BATCH] for name, values in answers.items()}
-
-
-def _answer(job: "list[ray.ObjectRef]", examples: tuple[list[bytes], np.ndarray]) -> tuple[Arrays, str, str]:
-    """On a node: the answers to `examples` (serialised, and the numbers of their views), and who gives them.
-
-    The reference to the job stands in a list, so that a process fetches the job once and not with every task.
-    """
-    import ray
-
-    settings, network = _prepared(job[0])
-    pairs = tf.data.Dataset.from_tensor_slices(examples)
-    batches = drawn(pairs, settings.image_size, settings.size, settings.views).prefetch(1)
-    answers = [compact(network(batch)) for batch in batches.as_numpy_iterator()]
-    joined = {name: np.concatenate([batch[name] for batch in answers]) for name in answers[0]}
-    return joined, _kind(), ray.util.get_node_ip_address()
-
-
-@functools.lru_cache(maxsize=1)
-def _prepared(job: "ray.ObjectRef") -> tuple[_Job, Network]:
-    import ray
-
-    settings: _Job = ray.get(job)
-    if (here := _versions()) != settings.versions:
-        node = ray.util.get_node_ip_address()
-        raise InputError(f"node {node} of the cluster has {_listed(here)}, should have {_listed(settings.versions)}")
-    return settings, Network(settings.content, settings.names)
-
-
 def _versions() -> dict[str, str]:
-    """Of all that computes an answer. The project's own code comes with the task."""
-    litert = "ai-edge-litert"
-    return {"Python": platform.python_version(), "tensorflow": tf.__version__, litert: version(litert)}
+    """Of all that computes a result. The project's own code comes with the task."""
+    packages = {name: version(name) for name in ("ai-edge-litert", "pillow")}
+    return {"Python": platform.python_version(), "tensorflow": tf.__version__, **packages}
 
 
 def _listed(versions: dict[str, str]) -> str:

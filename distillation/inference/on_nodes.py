@@ -1,0 +1,65 @@
+"""The teacher's pass on the nodes of a Ray cluster: what this machine would answer, where CPUs are of one kind."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from distillation import cluster
+from distillation.console import progress
+from distillation.data.records import Records
+from distillation.inference.answers import compact
+from distillation.inference.forward import BATCH, Arrays, drawn, frozen, joined, numbered
+from distillation.inference.litert import Network
+from distillation.params import Views
+
+TASK = 16 * BATCH  # answers: seconds of work, so that sending costs little, and all nodes end at about the same time
+
+
+def predictions(
+    network: keras.Model | bytes, records: Records, size: int, views: Views, count: int, first: int, label: str
+) -> Iterator[Arrays]:
+    """What `forward.predictions` gives of `view_images`, as it is stored (see `cluster.map_in_order`).
+
+    Args:
+        network: as `forward_pass` takes it, for images of `size`.
+        records, size, views, count, first: see `view_images`.
+        label: what the progress bar says.
+    """
+    examples = numbered(records, count, first)
+    content, names = (network, None) if isinstance(network, bytes) else frozen(network)
+    teacher = _Teacher(content, names, records.manifest.image_size, size, views)
+    tasks = ((rows.tolist(), numbers) for rows, numbers in examples.batch(TASK).prefetch(2).as_numpy_iterator())
+    answers = cluster.map_in_order(_answer, teacher, tasks, label)
+    return progress(itertools.chain.from_iterable(map(_batches, answers)), -(-len(examples) // BATCH), label)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """What all tasks have in common; for `content` and `names` see `litert.Network`."""
+
+    content: bytes
+    names: dict[str, str] | None
+    image_size: int
+    size: int
+    views: Views
+
+    @functools.cached_property
+    def network(self) -> Network:
+        return Network(self.content, self.names)
+
+
+def _answer(teacher: _Teacher, examples: tuple[list[bytes], np.ndarray]) -> Arrays:
+    """On a node: the answers to `examples`, serialised, each with the number of its view."""
+    pairs = tf.data.Dataset.from_tensor_slices(examples)
+    batches = drawn(pairs, teacher.image_size, teacher.size, teacher.views).prefetch(1)
+    return joined([compact(teacher.network(batch)) for batch in batches.as_numpy_iterator()])
+
+
+def _batches(answers: Arrays) -> Iterator[Arrays]:
+    for start in range(0, len(answers["logits"]), BATCH):
+        yield {name: values[start : start + BATCH] for name, values in answers.items()}
