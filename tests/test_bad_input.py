@@ -81,6 +81,8 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         (PHOTOS | {"a/0.jpg": b""}, "a/0.jpg: not an image"),
         (PHOTOS | {"a/notes.txt": b"two cats"}, "a/notes.txt: not an image"),
         (PHOTOS | {"a/0.jpg": jpeg(0)[:-200]}, "a/0.jpg: cannot be decoded"),
+        # At its stored size it would go into the records as it is. Pillow reads it, TensorFlow does not.
+        (PHOTOS | {"a/0.jpg": jpeg(0, 32)[:-8] + bytes(6)}, "a/0.jpg: cannot be decoded"),
     ],
     ids=[
         "nothing",
@@ -91,6 +93,7 @@ def photos(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "empty",
         "text",
         "truncated",
+        "without an end",
     ],
 )
 def test_folder_that_cannot_be_used_is_named(photos: Params, images: dict[str, bytes], words: str):

@@ -1,4 +1,4 @@
-"""Images prepared, the teacher's pass and a grid of experiments on a Ray cluster: two nodes of one CPU on this machine."""
+"""Images, the teacher's answers and a grid of experiments on a Ray cluster: two nodes of one CPU on this machine."""
 
 import itertools
 import json

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from distillation import cluster
 from distillation.data.splits import NO_SPLIT, SPLITS, UNLABELED, Example, image_id
@@ -53,8 +54,12 @@ def _stored(settings: tuple[list[str], Data], image: Original) -> tuple[Example,
         raise InputError(f"{image.source} has label {label}; it should be one of 0..{len(classes) - 1}")
     try:
         jpeg = square_jpeg(image.encoded, data.image_size, data.oblong)
+        if jpeg == image.encoded:  # not encoded anew: TensorFlow refuses some damaged files that Pillow reads
+            tf.io.decode_jpeg(jpeg, channels=3)
     except InputError as error:
         raise InputError(f"{image.source}: {error}") from None
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"{image.source}: cannot be decoded (damaged JPEG)") from None
     return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
 
 
