@@ -174,7 +174,7 @@ def table(summary: dict) -> str:
         interval = _range(row["ci_low"] is not None and [row["ci_low"], row["ci_high"]])
         lines += [
             f"Distilled minus {NAMES[name]}: {100 * row['mean']:+.2f} points (95 % interval {interval}; "
-            f"one more run {_range(row['prediction'])}; {row['splits']} splits, {row['seeds']} student seeds each; "
+            f"one more run {_range(row['prediction'])}; splits: {row['splits']}, seeds in each: {row['seeds']}; "
             f"{row['method']}).",
             "",
         ]

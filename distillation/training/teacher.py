@@ -137,9 +137,7 @@ def better(
     """
     accuracies = [history[-1]["validation_accuracy"] for _, history in (frozen, tuned)]
     is_tuned = accuracies[1] > accuracies[0]
-    note(
-        f"{stage}: validation accuracy {accuracies[0]:.4f} with the backbone frozen, {accuracies[1]:.4f} fine-tuned: "
-        f"the {'fine-tuned' if is_tuned else 'frozen'} one is the teacher"
-    )
+    note(f"{stage}: validation accuracy {accuracies[0]:.4f} frozen, {accuracies[1]:.4f} fine-tuned")
+    note(f"{stage}: the teacher is the {'fine-tuned' if is_tuned else 'frozen'} one")
     names = ("frozen_validation_accuracy", "fine_tuned_validation_accuracy")
     return *(tuned if is_tuned else frozen), {"fine_tuned": is_tuned, **dict(zip(names, accuracies, strict=True))}
