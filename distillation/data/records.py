@@ -90,7 +90,7 @@ class Records:
     With `labeled_only`, without what is `UNLABELED`; with `at_most`, unlabeled images only fill up to this number, the
     first ones in id order.
 
-    `ids` (n,) str, `labels` (n,) int64 and `sources` (n,) str are held in memory; the pictures stream.
+    `labels` (n,) int64 are held in memory; all else is read when it is asked for, and the images stream.
     Raises `InputError` where shards are missing, corrupt, or hold another count than the manifest says.
     """
 
@@ -102,18 +102,13 @@ class Records:
         pattern = f"{split}-*.tfrecord"
         shards = self.directory / pattern
         self.files = sorted(map(str, self.directory.glob(pattern)))
-        rows = []
         try:
-            for serialised in tf.data.TFRecordDataset(self.files).batch(4096):
-                parsed = tf.io.parse_example(serialised, _FEATURES)
-                rows.append([parsed[key].numpy() for key in ("id", "label", "source")])
+            labels = self._column("label")
         except tf.errors.OpError as error:
             raise InputError(f"{shards} is corrupt ({reason(error)}): run `dvc repro`") from None
-        expected = self.manifest.size(split)
-        found = sum(len(row[0]) for row in rows)
+        expected, found = self.manifest.size(split), len(labels)
         if found != expected:
             raise InputError(f"{shards} hold {found} images; manifest.json says {expected}: run `dvc repro`")
-        ids, labels, sources = (np.concatenate(column) for column in zip(*rows, strict=True))
         classes = len(self.manifest.classes)
         if labels.min() < UNLABELED or labels.max() >= classes:
             raise InputError(f"{shards} hold labels beyond the manifest's {classes} classes: run `dvc repro`")
@@ -121,11 +116,27 @@ class Records:
         room = 0 if labeled_only else found if at_most is None else max(0, at_most - (found - len(unlabeled)))
         self._taken = np.ones(found, bool)
         self._taken[unlabeled[room:]] = False
-        ids, sources = (np.array([text.decode() for text in column]) for column in (ids, sources))
-        self.ids, self.labels, self.sources = (column[self._taken] for column in (ids, labels, sources))
+        self.labels = labels[self._taken]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The images' ids, (n,) str."""
+        return self._column("id")[self._taken].astype(str)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Where the images come from, (n,) str: a path in their folder, or a number in their TFDS split."""
+        return np.array([source.decode() for source in self._column("source")[self._taken]])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
+
+    def _column(self, name: str) -> np.ndarray:
+        """One feature of every example in the shards."""
+        examples = tf.data.TFRecordDataset(self.files).batch(4096)
+        parsed = examples.map(lambda serialised: tf.io.parse_example(serialised, {name: _FEATURES[name]})[name])
+        batches = [*parsed.as_numpy_iterator()]
+        return np.concatenate(batches) if batches else np.array([])
 
     def dataset(self) -> tf.data.Dataset:
         """Serialised examples in id order: scalar strings."""
