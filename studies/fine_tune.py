@@ -13,6 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the terminal
+
+# isort: split
 import tensorflow_datasets as tfds
 import yaml
 from PIL import Image

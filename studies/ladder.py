@@ -18,9 +18,17 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the terminal
+
+# isort: split
+from benchmarks._timing import interleaved
+from benchmarks.latency import one_image, peak_alone
 from distillation import cpu
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_json
+from distillation.inference.compact import compact
+from distillation.inference.forward import to_litert
+from distillation.networks.network import load_network, select
 from distillation.params import NO_FILE, Params, load_params, validated
 from distillation.preset import complete, write_params
 from distillation.report.statistics import wilson
@@ -177,13 +185,6 @@ def measure(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
     Of each student's files, by `KEY VARIANT`, and, where LiteRT can take it, of the `teacher` in float32. All take
     turns, so that a machine that slows down does so for all.
     """
-    # With TensorFlow, whose greeting the stages keep from the terminal.
-    from benchmarks._timing import interleaved
-    from benchmarks.latency import one_image, peak_alone
-    from distillation.inference.compact import compact
-    from distillation.inference.forward import to_litert
-    from distillation.networks.network import load_network, select
-
     with tempfile.TemporaryDirectory() as directory:
         files = {}
         try:
@@ -284,8 +285,8 @@ def _shared() -> list:
     """What all students are made of: data, teacher and answers by DVC's hashes, and the files of code with theirs."""
     lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    deps = {dep for stage in STAGES for dep in stages[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
+    declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    deps = {dep for stage in STAGES for dep in declared[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
     files = sorted({file for dep in deps for file in (Path(dep), *Path(dep).rglob("*.py")) if file.is_file()})
     return [[outs[path] for path in SHARED], [[str(file), _digest(file.read_text(encoding="utf-8"))] for file in files]]
 
