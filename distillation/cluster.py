@@ -12,10 +12,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tensorflow as tf
 
@@ -112,7 +111,7 @@ def map_in_order(
     """
     import ray
 
-    job = ray.put(_Job(shared, _versions()))
+    job = ray.put((shared, _versions()))
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_work)
     items = iter(items)
     waiting: deque[tuple[ray.ObjectRef, ray.ObjectRef]] = deque()
@@ -130,14 +129,8 @@ def map_in_order(
         if kind not in kinds:
             kinds[kind] = f"node {node}"
             found = "; ".join(f"{where}: {kind}" for kind, where in kinds.items())
-            warn(f"CPUs of several kinds work and round differently ({found}): dvc.lock will be that of no one kind")
+            warn(f"CPUs of several kinds work and round differently ({found}): no single kind gives the same dvc.lock")
         yield result
-
-
-@dataclass(frozen=True)
-class _Job:
-    shared: Any
-    versions: dict[str, str]
 
 
 def _work(function: Callable, job: "list[ray.ObjectRef]", item: object) -> tuple[object, str, str]:
@@ -154,11 +147,11 @@ def _work(function: Callable, job: "list[ray.ObjectRef]", item: object) -> tuple
 def _fetched(reference: "ray.ObjectRef") -> object:
     import ray
 
-    job: _Job = ray.get(reference)
-    if (here := _versions()) != job.versions:
+    shared, versions = ray.get(reference)
+    if (here := _versions()) != versions:
         node = ray.util.get_node_ip_address()
-        raise InputError(f"node {node} of the cluster has {_listed(here)}, should have {_listed(job.versions)}")
-    return job.shared
+        raise InputError(f"node {node} of the cluster has {_listed(here)}, should have {_listed(versions)}")
+    return shared
 
 
 def _cpus() -> int:

@@ -10,7 +10,7 @@ from distillation.console import run
 from distillation.data.records import Records
 from distillation.files import replacing, write_json
 from distillation.inference.forward import forward_pass, plain_images, predict
-from distillation.inference.published import LiteRTTeacher, load_trained, size
+from distillation.inference.published import LiteRTTeacher, costs, load_trained
 from distillation.params import Params
 from distillation.report.statistics import (
     MODELS,
@@ -39,7 +39,7 @@ def main(params: Params) -> str:
         logits[name] = _logits(network, records, f"evaluate: {name}")
         predicted = logits[name].argmax(axis=1)
         right[name] = predicted == labels
-        metrics[name] = score(labels, logits[name]) | size(network)
+        metrics[name] = score(labels, logits[name]) | costs(network)
         if name != "teacher":
             agrees = predicted == logits["teacher"].argmax(axis=1)
             metrics[name]["agreement_with_teacher"] = float(agrees.mean())
@@ -52,7 +52,11 @@ def main(params: Params) -> str:
         key: metrics["teacher"][key] / metrics["student_distilled"][key] for key in ("parameters", "macs")
     }
     write_json("metrics/evaluate.json", metrics)
-    _write_plots(labels, {name: softmax(values.astype(np.float64), axis=1) for name, values in logits.items()}, classes)
+    for name, values in logits.items():
+        probabilities = softmax(values.astype(np.float64), axis=1)
+        write_json(f"plots/confusion/{name}.json", _confusion(labels, probabilities.argmax(axis=1), classes))
+        write_json(f"plots/reliability/{name}.json", reliability(labels, probabilities))
+        write_json(f"plots/roc/{name}.json", _roc(labels, probabilities))
     _write_predictions(records, logits)
     accuracies = ", ".join(f"{text} {metrics[name]['accuracy']:.3f}" for name, text in MODELS.items())
     return f"evaluate: test accuracy {accuracies}"
@@ -61,13 +65,6 @@ def main(params: Params) -> str:
 def _logits(network: keras.Model | LiteRTTeacher, records: Records, description: str) -> np.ndarray:
     """The logits of `network` for the plain view of each image: (n, classes) float32."""
     return predict(forward_pass(network), plain_images(records, network.input_shape[1]), description)["logits"]
-
-
-def _write_plots(labels: np.ndarray, probabilities: dict[str, np.ndarray], classes: list[str]) -> None:
-    for name, values in probabilities.items():
-        write_json(f"plots/confusion/{name}.json", _confusion(labels, values.argmax(axis=1), classes))
-        write_json(f"plots/reliability/{name}.json", reliability(labels, values))
-        write_json(f"plots/roc/{name}.json", _roc(labels, values))
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ from distillation.data.spool import Spool, stored
 from distillation.files import replacing
 from distillation.params import Data, Params
 from distillation.sources.class_names import read_class_names
-from distillation.sources.open import Source, Unlabeled, open_source
+from distillation.sources.open import Source, open_source, open_unlabeled
 
 
 def main(params: Params) -> str:
@@ -39,11 +39,10 @@ def main(params: Params) -> str:
     with replacing(RECORDS) as directory:
         with open_source(data) as source:
             classes = read_class_names(Path(data.class_names), source.classes)
-            unlabeled = Unlabeled(Path(data.unlabeled))
-            images = itertools.chain(source.images, unlabeled)
-            examples = stored(images, classes, data)
-            total = source.count + len(unlabeled)
-            spool = Spool(directory / "spool", progress(examples, total, "prepare: reading images"))
+            count, unlabeled = open_unlabeled(Path(data.unlabeled))
+            examples = stored(itertools.chain(source.images, unlabeled), classes, data)
+            examples = progress(examples, source.count + count, "prepare: reading images")
+            spool = Spool(directory / "spool", examples)
         splits, labels, manifest = _place(spool, source, classes, data)
         placed = (
             (SPLITS[split], replace(example, label=label))

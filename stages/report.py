@@ -115,10 +115,10 @@ def _images(records: Records, numbers: Sequence[int]) -> np.ndarray:
 
 def _views(params: Params, train: Records, size: int, most: int = 5) -> np.ndarray:
     """The first training image's plain view and its first augmented ones: (views, size, size, 3) uint8."""
-    image = _images(train, [0])
+    first = next(iter(train.batches(1)))
     numbers = np.arange(min(most, params.budget.views(len(train))))
-    images, ids = np.repeat(image, len(numbers), axis=0), np.repeat(train.ids[:1], len(numbers))
-    seen = tf.concat([plain(image, size), augmented(images, tf.constant(ids), numbers, size, params.views)], axis=0)
+    images, ids = (np.repeat(first[name], len(numbers), axis=0) for name in ("image", "id"))
+    seen = tf.concat([plain(first["image"], size), augmented(images, ids, numbers, size, params.views)], axis=0)
     return tf.saturate_cast(tf.round(seen), tf.uint8).numpy()
 
 

@@ -50,7 +50,7 @@ def main() -> None:
         "--seeds", type=int, nargs="+", default=[0], help="each student is trained with each (default: 0)"
     )
     parser.add_argument(
-        "--take-up", action="store_true", help="only make params.yaml the preset's where a killed run left a student's"
+        "--take-up", action="store_true", help="only put the preset back into params.yaml after a killed run"
     )
     options = parser.parse_args()
     try:

@@ -27,7 +27,8 @@ rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
         | grep -E '^(ai-edge-litert|dvc|keras|numpy|pillow|scikit-learn|scipy|tensorflow[a-z_-]*)=='
 } >"$record.partial/environment.txt"
 tuning=presets/scratch_tuned.yaml
-if cmp -s params.yaml "$record/params.yaml" && [ -d "$record/runs" ]; then
+same='import sys, yaml; one, other = (yaml.safe_load(open(path)) for path in sys.argv[1:]); sys.exit(one != other)'
+if [ -d "$record/runs" ] && python -c "$same" params.yaml "$record/params.yaml"; then # comments may differ
     cp -r "$record/runs" "$record.partial"
     cmp -s "$tuning" "$record/runs/scratch_tuned.yaml" || rm -f "$record.partial"/runs/*.tuned.json
 fi

@@ -72,7 +72,7 @@ def _curves(table: pd.DataFrame, xlabel: str) -> Figure:
 STUDIES = {
     "sweep": (("distill.alpha", "distill.temperature"), sweep),
     "labels": (("data.labeled_fraction",), label_curve),
-    "patience": (("budget.shown",), patience_curve),
+    "epochs": (("budget.shown",), patience_curve),
 }
 
 

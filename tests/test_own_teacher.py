@@ -22,11 +22,11 @@ from distillation.data.records import Records
 from distillation.data.splits import Example, image_id
 from distillation.errors import InputError
 from distillation.inference.forward import forward_pass, plain_images
-from distillation.inference.published import RANGES, LiteRTTeacher, Reading, load_trained, scaled, size
+from distillation.inference.published import RANGES, LiteRTTeacher, Reading, costs, load_trained, scaled
 from distillation.networks.network import load_network
 from distillation.params import Params, Teacher
 from distillation.training.own_file import open_own
-from distillation.training.own_teacher import take_own
+from distillation.training.own_teacher import no_better_than_chance, take_own
 
 SIZE, CLASSES = 32, ["dark", "grey", "light"]
 LEVELS = np.array([40, 128, 215])
@@ -100,8 +100,7 @@ def take(directory: Path, params: Params, tmp_path: Path, monkeypatch: pytest.Mo
             network.save("own.keras")
         file = "own.tflite" if isinstance(network, bytes) else "own.keras"
         teacher = changed(params.teacher, **{"file": file, "image_size": SIZE} | values)
-        (row,) = take_own("train_teacher", "teacher", teacher, train, validation)
-        assert json.loads(Path("plots/history/teacher.json").read_text())
+        (row,) = take_own(teacher, train, validation)
         return load_trained("models/teacher"), row
 
     return taken
@@ -193,8 +192,8 @@ def test_litert_file_is_taken_as_it_is(take, images: np.ndarray, activation: str
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.array_equal(forward_pass(teacher)(images)["logits"], teacher(images)["logits"])
     convolutions, head = 16 * 16 * 27 * 4 + (64 + 16 + 4 + 1) * 36 * 4, 7 * 3
-    assert size(teacher)["macs"] in (head, convolutions + head)  # the converter may see that they have no weight
-    assert size(teacher)["parameters"] <= network.count_params()
+    assert costs(teacher)["macs"] in (head, convolutions + head)  # the converter may see that they have no weight
+    assert costs(teacher)["parameters"] <= network.count_params()
 
 
 @pytest.mark.parametrize(("ends", "input_range"), [(tf.uint8, "0..255"), (tf.uint8, "-1..1"), (tf.int8, "-1..1")])
@@ -255,6 +254,23 @@ def linear(kernel: np.ndarray, bias: np.ndarray) -> keras.Model:
     network = keras.Model(image, head(layers.GlobalAveragePooling2D()(image)))
     head.set_weights([kernel, bias])
     return network
+
+
+@pytest.mark.parametrize(
+    ("ok", "defect", "missed", "is_chance"),
+    [
+        (243, 13, 5, False),  # 98.0 % right, where 94.9 % are of one class
+        (27, 3, 0, False),
+        (3, 3, 0, False),
+        (243, 13, 13, True),  # it says "ok" to all
+        (27, 3, 3, True),
+    ],
+)
+def test_chance_is_what_guesses_of_these_classes_would_give(ok: int, defect: int, missed: int, is_chance: bool):
+    """Few or uneven images don't make a good teacher one of chance, nor one that always gives the larger class good."""
+    labels = np.repeat([0, 1], [ok, defect])
+    guesses = np.repeat([0, 1, 0], [ok, defect - missed, missed])
+    assert no_better_than_chance(guesses, labels) is is_chance
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def test_hidden_files_and_folders_are_skipped(data: Data, tmp_path: Path):
         assert sorted(image.source for image in source.images) == ["cat/a.jpg", "dog/b.jpg"]
 
 
+def test_images_in_linked_folders_are_found(data: Data, tmp_path: Path):
+    folder(data, tmp_path / "elsewhere", more=["b.jpg"], eel=["c.jpg"])
+    chosen = folder(data, tmp_path / "photos", cat=["a.jpg"])
+    (tmp_path / "photos/cat/linked").symlink_to(tmp_path / "elsewhere/more")
+    (tmp_path / "photos/eel").symlink_to(tmp_path / "elsewhere/eel")
+    with open_source(chosen) as source:
+        assert source.count == 3
+        assert sorted(image.source for image in source.images) == ["cat/a.jpg", "cat/linked/b.jpg", "eel/c.jpg"]
+
+
 def test_missing_folder_is_named(data: Data, tmp_path: Path):
     (tmp_path / "file").write_text("")
     for name in ("nowhere", "file"):
@@ -151,7 +161,13 @@ def test_only_part_that_is_held_out_is_the_test(data: Data, tmp_path: Path):
         assert {image.split for image in source.images} == {"train", "test"}
 
 
-@pytest.mark.parametrize("classes", [["train", "tram"], ["test", "quiz"]])
+def test_folder_with_training_images_alone_has_no_official_splits(data: Data, tmp_path: Path):
+    with open_source(by_split(data, tmp_path, train=TRAINING)) as source:
+        assert (source.classes, source.count, source.splits) == (["cat", "dog"], 3, {})
+        assert {image.split for image in source.images} == {"train"}
+
+
+@pytest.mark.parametrize("classes", [["train", "tram"], ["test", "quiz"], ["test", "train", "tram"]])
 def test_class_may_be_called_as_a_split_is(data: Data, tmp_path: Path, classes: list[str]):
     with open_source(folder(data, tmp_path, **{name: ["a.jpg"] for name in classes})) as source:
         assert (source.classes, source.splits) == (sorted(classes), {})
@@ -167,6 +183,8 @@ def test_class_may_be_called_as_a_split_is(data: Data, tmp_path: Path, classes: 
         ({"train": TRAINING, "test": TRAINING, "old": TRAINING}, "old is no split, but stands beside test and train"),
         ({"train": TRAINING, "val": TRAINING, "valid": TRAINING}, "two validation splits, val and valid"),
         ({"val": TRAINING, "test": TRAINING}, "no split to train on"),
+        ({"train": TRAINING, "old": TRAINING}, "old is no split, but stands beside train"),
+        ({"train": TRAINING, "test": ["4.jpg", "5.jpg"]}, "test holds no class folders"),
     ],
 )
 def test_folder_of_splits_that_makes_no_sense_is_named(data: Data, tmp_path: Path, files: dict, words: str):
@@ -206,6 +224,13 @@ def test_tfds_splits_are_known_and_a_test_without_labels_is_none(tmp_path: Path)
     }
     train = [image for image in found.values() if image.split == "train"]
     assert sorted(image.encoded for image in train) == sorted(map(jpeg, range(6)))
+
+
+def test_tfds_images_without_labels_are_left_out_where_all_are_split_anew(tmp_path: Path):
+    source = _tfds(TwoSplits(data_dir=tmp_path), "anew")
+    assert (source.count, source.splits) == (12, {})
+    found = sorted((image.encoded, image.label, image.split) for image in source.images)
+    assert found == sorted((jpeg(number), number % 2, "train") for number in (*range(10), 20, 21))
 
 
 @needs_imagenette

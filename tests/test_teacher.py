@@ -25,7 +25,7 @@ from distillation.training import checkpoint
 from distillation.training import fit as fitting
 from distillation.training import teacher as training_teacher
 from distillation.training.fit import fit
-from distillation.training.head import DECAYS, STOP, cross_entropy, solve_head
+from distillation.training.head import DECAYS, STOP, cross_entropy, scores, solve_head
 from distillation.training.teacher import better, fine_tune
 from stages import train_teacher
 
@@ -93,7 +93,7 @@ def test_feature_that_never_varies_and_class_without_images_do_no_harm():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         head = solve_head(features, labels, held_out, held_out_labels, 4)
-    assert head.score("validation", held_out, held_out_labels)["validation_accuracy"] > 0.8
+    assert scores("validation", head.logits(held_out), held_out_labels)["validation_accuracy"] > 0.8
     assert softmax(head.logits(held_out), axis=1)[:, 3].max() < 1e-2
     assert np.abs(head.kernel[0]).max() < 1e-6
 
@@ -104,8 +104,8 @@ def test_features_that_tell_nothing_give_the_shares_of_the_classes():
     head = solve_head(features, labels, rng.normal(size=(4000, 3)).astype(np.float32), labels, 2)
     assert head.decay == DECAYS[0]
     np.testing.assert_allclose(softmax(head.bias), [0.75, 0.25], atol=0.01)
-    assert head.score("train", features, labels)["train_accuracy"] == 0.75
-    assert head.score("train", features, labels)["train_loss"] == pytest.approx(0.5623, abs=2e-3)  # nats
+    assert scores("train", head.logits(features), labels)["train_accuracy"] == 0.75
+    assert scores("train", head.logits(features), labels)["train_loss"] == pytest.approx(0.5623, abs=2e-3)  # nats
 
 
 def test_logits_of_a_dense_layer_are_those_of_the_head():
@@ -116,7 +116,9 @@ def test_logits_of_a_dense_layer_are_those_of_the_head():
     dense.set_weights([head.kernel, head.bias])
     logits = network.predict(features, verbose=0)
     np.testing.assert_allclose(logits, head.logits(features), rtol=1e-4, atol=1e-4)
-    assert head.score("train", features, labels)["train_loss"] == pytest.approx(cross_entropy(logits, labels), abs=1e-4)
+    assert scores("train", head.logits(features), labels)["train_loss"] == pytest.approx(
+        cross_entropy(logits, labels), abs=1e-4
+    )
 
 
 IMAGES, CLASSES = 24, 3
@@ -189,7 +191,7 @@ def test_frozen_backbone_stays_as_it_is_under_the_best_head(workplace: Path, tea
 def test_validation_chooses_between_frozen_and_fine_tuned(frozen: float, tuned: float, is_tuned: bool):
     networks = keras.Sequential(name="frozen"), keras.Sequential(name="tuned")
     histories = [{"validation_accuracy": frozen}], [{"validation_accuracy": 1}, {"validation_accuracy": tuned}]
-    chosen, history, metrics = better("train_teacher", *zip(networks, histories, strict=True))
+    chosen, history, metrics = better(*zip(networks, histories, strict=True))
     assert chosen is networks[is_tuned]
     assert history is histories[is_tuned]
     assert metrics == {
@@ -212,7 +214,7 @@ def test_fine_tuning_moves_kernels_at_a_smaller_size_and_leaves_normalisation_al
     monkeypatch.setattr(training_teacher, "FINE_TUNE_SIZE", 24)
     train, validation = Records("train"), Records("validation")
     frozen = small_teacher(teacher.teacher, CLASSES)
-    tuned, history = fine_tune("train_teacher", "teacher", frozen, train, validation, teacher)
+    tuned, history = fine_tune(frozen, train, validation, teacher)
     assert sizes == [24]
     assert tuned.input_shape[1] == 32
     for before, after in zip(frozen.layers, tuned.layers, strict=True):
@@ -232,7 +234,7 @@ def test_killed_teacher_ends_with_the_same_bytes(
 ):
     """Killed after its head, during fine-tuning, and after both; finished work is not repeated."""
     keras.utils.clear_session()  # the names of layers are counted anew, as in a new process
-    monkeypatch.setattr(train_teacher, "better", lambda stage, frozen, tuned: (*tuned, {"fine_tuned": True}))
+    monkeypatch.setattr(train_teacher, "better", lambda frozen, tuned: (*tuned, {"fine_tuned": True}))
     train_teacher.main(teacher)
     undisturbed = published()
     for name in ("models", "metrics", "plots"):

@@ -23,8 +23,8 @@ class Manifest:
     `counts` is images by split and class name, `unlabeled` those of the training split that never had a label, and
     `labeled` its images by class whose label is not hidden. `near_duplicates` is how many images of a split resemble
     one of the training split (see `resembling`). `oblong` tells how images became squares. `official_splits` gives the
-    source's names of the splits that were taken as they are; `overlapping_dropped` is how many images were in one of
-    them, or resembled one that was, and so lost their place in a lower one, by the latter.
+    source's names of the splits that were taken as they are. `overlapping_dropped` counts, by split, the images that
+    were dropped because an official split of higher rank (test, then validation) holds the same or a similar image.
     """
 
     classes: list[str]

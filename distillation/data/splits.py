@@ -25,9 +25,9 @@ ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million image
 
 @dataclass(frozen=True)
 class Example:
-    """One picture; `id` is a digest of its source bytes, so it does not depend on where the picture lay.
+    """One image; `id` is a digest of its source bytes, so it does not depend on where the image lay.
 
-    A training picture's `label` may be `UNLABELED`. `split` is the official one, where its source has such.
+    A training image's `label` may be `UNLABELED`. `split` is the official one, where its source has such.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Example:
 
 
 def image_id(encoded: bytes) -> str:
-    """First 64 bits of the SHA-256 of a picture's source bytes, as 16 hexadecimal digits."""
+    """First 64 bits of the SHA-256 of a image's source bytes, as 16 hexadecimal digits."""
     return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
 
 

@@ -23,7 +23,7 @@ from distillation.sources.images import perceptual_hash, square_jpeg
 from distillation.sources.open import Original
 
 TASK = 64  # images that a node of a cluster decodes at a time
-_DIGITS = 2  # of an id, which name a bucket: 256 of them
+_DIGITS = 2  # of an id, in hexadecimal, which name a bucket
 
 
 def stored(images: Iterable[Original], classes: list[str], data: Data) -> Iterator[tuple[Example, int]]:
@@ -72,18 +72,15 @@ class Spool:
     def __init__(self, directory: Path, examples: Iterable[tuple[Example, int]]):
         """Write `examples`, each with its hash, to `directory`, which is made."""
         directory.mkdir(parents=True)
-        self._buckets = [directory / f"{number:0{_DIGITS}x}" for number in range(16**_DIGITS)]
-        files = [path.open("wb") for path in self._buckets]
+        self._directory = directory
         columns = [array(kind) for kind in "QbiQ"]
-        try:
-            for example, perceptual in examples:
-                pickle.dump(example, files[int(example.id[:_DIGITS], 16)])
-                row = (int(example.id, 16), example.split, example.label, perceptual)
-                for column, value in zip(columns, row, strict=True):
-                    column.append(value)
-        finally:
-            for file in files:
-                file.close()
+        for example, perceptual in examples:
+            # Opened each time: to hold 256 files open is more than macOS allows a process.
+            with (directory / example.id[:_DIGITS]).open("ab") as file:
+                pickle.dump(example, file)
+            row = (int(example.id, 16), example.split, example.label, perceptual)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
         columns = [np.frombuffer(column, column.typecode) for column in columns]
         order = np.lexsort(columns[2::-1])
         # One after the other, so that the memory of those that came unordered is free again.
@@ -91,7 +88,7 @@ class Spool:
 
     def __iter__(self) -> Iterator[Example]:
         """The examples in order of id, split, label and source."""
-        for path in self._buckets:
+        for path in sorted(self._directory.iterdir()):
             yield from sorted(_read(path), key=lambda one: (one.id, one.split, one.label, one.source))
 
 

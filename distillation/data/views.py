@@ -1,4 +1,4 @@
-"""Views: what a network sees of a picture, as a pure function of (seed, picture id, view number).
+"""Views: what a network sees of an image, as a pure function of (seed, image id, view number).
 
 Because a view can be drawn again at any time and at any size, the teacher's answer to it can be
 cached and still belong to what the student sees: a "consistent" teacher in the sense of Beyer et al.,
@@ -38,10 +38,10 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The middle of each picture at `size` x `size`: (batch, size, size, 3) float32, 0..255.
+    """The middle of each image at `size` x `size`: (batch, size, size, 3) float32, 0..255.
 
     Random crops magnify what they show, so a network trained on them knows objects larger than they
-    are in the whole picture; a centre crop brings them to that size (Touvron et al., "Fixing the
+    are in the whole image; a centre crop brings them to that size (Touvron et al., "Fixing the
     train-test resolution discrepancy", 2019). For the same reason it is resized as they are: antialiased,
     it would be smoother than what the network knows.
     """
@@ -86,7 +86,7 @@ def _xor_shift(state: tf.Tensor, shift: int) -> tf.Tensor:
 def _crop_boxes(u: tf.Tensor, flip: tf.Tensor, min_area: float) -> tf.Tensor:
     """(batch, 4) boxes y1, x1, y2, x2 in 0..1; x1 > x2 where the crop is mirrored."""
     area = min_area + (1 - min_area) * u[:, 0]
-    longest = tf.minimum(math.log(MAX_ASPECT), -tf.math.log(area))  # so that the crop fits into the picture
+    longest = tf.minimum(math.log(MAX_ASPECT), -tf.math.log(area))  # so that the crop fits into the image
     aspect = tf.exp(longest * (2 * u[:, 1] - 1))
     height = tf.minimum(1.0, tf.sqrt(area / aspect))
     width = tf.minimum(1.0, tf.sqrt(area * aspect))

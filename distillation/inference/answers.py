@@ -35,7 +35,7 @@ def forecast(forward: Callable[[np.ndarray], Arrays], images: tf.data.Dataset, a
     Raises `InputError` where the disk has no room for them and for the copy that DVC keeps.
     """
     first, *batches = images.take(1 + MEASURED).as_numpy_iterator()
-    size = sum(values.nbytes for values in compact(forward(first)).values()) / len(first) * answers
+    size = sum(values.nbytes for values in as_stored(forward(first)).values()) / len(first) * answers
     start = time.monotonic()
     measured = sum(len(forward(batch)["logits"]) for batch in batches)
     minutes = (time.monotonic() - start) / measured * answers / 60 if measured else 0
@@ -53,26 +53,31 @@ def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:
     """Write the answers of `batches`, all of one size but the last, as parts from number `first` on."""
     number, waiting = first, []
     for batch in batches:
-        waiting.append(compact(batch))
+        waiting.append(as_stored(batch))
         if len(waiting) * len(waiting[0]["logits"]) == PART:
-            _write_part(part_path(directory, number), waiting)
+            _write_part(part_path(directory, number), joined(waiting))
             number, waiting = number + 1, []
     if waiting:
-        _write_part(part_path(directory, number), waiting)
+        _write_part(part_path(directory, number), joined(waiting))
 
 
-def compact(answers: Arrays) -> Arrays:
-    """Answers as they are stored: logits in float32, feature maps in float16."""
+def as_stored(answers: Arrays) -> Arrays:
+    """Answers in the types in which they are stored: logits in float32, feature maps in float16."""
     return {name: values.astype(np.float32 if name == "logits" else np.float16) for name, values in answers.items()}
 
 
-def _write_part(path: Path, batches: Sequence[Arrays]) -> None:
+def joined(batches: Sequence[Arrays]) -> Arrays:
+    """One after the other."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _write_part(path: Path, answers: Arrays) -> None:
     with replacing(path) as temporary:
         temporary.mkdir()
-        for name in batches[0]:
+        for name, values in answers.items():
             # Given a path, `np.save` gives no reason when the disk is full; a Python file does.
             with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, np.concatenate([batch[name] for batch in batches]))
+                np.save(file, values)
 
 
 class Answers:

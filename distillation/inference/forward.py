@@ -13,13 +13,13 @@ from distillation.console import note, progress
 from distillation.data.records import Records, decode
 from distillation.data.views import augmented, plain
 from distillation.errors import reason
+from distillation.inference.answers import Arrays, joined
 from distillation.inference.litert import Network
 from distillation.params import Views
 from distillation.quiet import without_lines
 
 BATCH = 32
 
-Arrays = dict[str, np.ndarray]
 Forward = Callable[[np.ndarray], Arrays]
 
 
@@ -150,7 +150,3 @@ def frozen(network: keras.Model) -> tuple[bytes, dict[str, str]]:
     converter.experimental_lower_to_saved_model = False
     names = {tensor.name.partition(":")[0]: name for name, tensor in function.structured_outputs.items()}
     return converter.convert(), names
-
-
-def joined(batches: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

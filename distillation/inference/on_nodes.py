@@ -1,7 +1,6 @@
 """The teacher's pass on the nodes of a Ray cluster: what this machine would answer, where CPUs are of one kind."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,18 +11,18 @@ import tensorflow as tf
 from distillation import cluster
 from distillation.console import progress
 from distillation.data.records import Records
-from distillation.inference.answers import compact
-from distillation.inference.forward import BATCH, Arrays, drawn, frozen, joined, numbered
+from distillation.inference.answers import PART, Arrays, as_stored, joined
+from distillation.inference.forward import BATCH, drawn, frozen, numbered
 from distillation.inference.litert import Network
 from distillation.params import Views
 
-TASK = 16 * BATCH  # answers: seconds of work, so that sending costs little, and all nodes end at about the same time
+TASK = PART // 8  # answers: seconds of work, so that sending costs little, and all nodes end at about the same time
 
 
 def predictions(
     network: keras.Model | bytes, records: Records, size: int, views: Views, count: int, first: int, label: str
 ) -> Iterator[Arrays]:
-    """What `forward.predictions` gives of `view_images`, as it is stored (see `cluster.map_in_order`).
+    """What `forward.predictions` gives of `view_images`, as it is stored, task by task (see `cluster.map_in_order`).
 
     Args:
         network: as `forward_pass` takes it, for images of `size`.
@@ -34,8 +33,7 @@ def predictions(
     content, names = (network, None) if isinstance(network, bytes) else frozen(network)
     teacher = _Teacher(content, names, records.manifest.image_size, size, views)
     tasks = ((rows.tolist(), numbers) for rows, numbers in examples.batch(TASK).prefetch(2).as_numpy_iterator())
-    answers = cluster.map_in_order(_answer, teacher, tasks, label)
-    return progress(itertools.chain.from_iterable(map(_batches, answers)), -(-len(examples) // BATCH), label)
+    return progress(cluster.map_in_order(_answer, teacher, tasks, label), -(-len(examples) // TASK), label)
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,4 @@ def _answer(teacher: _Teacher, examples: tuple[list[bytes], np.ndarray]) -> Arra
     rows, numbers = examples
     starts = range(0, len(rows), BATCH)
     batches = (teacher.draw(rows[start : start + BATCH], numbers[start : start + BATCH]).numpy() for start in starts)
-    return joined([compact(teacher.network(batch)) for batch in batches])
-
-
-def _batches(answers: Arrays) -> Iterator[Arrays]:
-    for start in range(0, len(answers["logits"]), BATCH):
-        yield {name: values[start : start + BATCH] for name, values in answers.items()}
+    return joined([as_stored(teacher.network(batch)) for batch in batches])

@@ -122,7 +122,7 @@ def load_trained(directory: str | Path, *names: str) -> keras.Model | LiteRTTeac
         raise InputError(f"{file} does not hold a teacher ({reason(error)}): run `dvc repro`") from None
 
 
-def size(network: keras.Model | LiteRTTeacher) -> dict[str, int]:
+def costs(network: keras.Model | LiteRTTeacher) -> dict[str, int]:
     """Number of `parameters`, and `macs`: multiply-accumulates of one image's convolutions and dense layers."""
     if isinstance(network, LiteRTTeacher):
         return {"parameters": network.parameters, "macs": network.macs}

@@ -81,30 +81,25 @@ def open_source(data: Data) -> Iterator[Source]:
         yield _tfds(builder, data.splits)
 
 
-class Unlabeled:
-    """Images without labels: every file of a folder, except hidden files and a `README.md` at its top.
+def open_unlabeled(folder: Path) -> tuple[int, Iterator[Original]]:
+    """How many images without labels there are, and these: all files of `folder` that are not hidden.
 
-    A folder with that file alone means that there are no such images. Raises `InputError` where it is empty, or not a
-    folder.
+    A `README.md` at its top is no image. A folder with that file alone means that there are none. Raises `InputError`
+    where it is empty, or not a folder.
     """
+    if not folder.is_dir():
+        raise InputError(f"data.unlabeled = {str(folder)!r} is no folder; it should hold images without labels")
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        if not folder.is_dir():
-            raise InputError(f"data.unlabeled = {str(folder)!r} is no folder; it should hold images, of no class")
-        self._count = sum(1 for _ in self._files())
-        if not self._count and not (folder / README).exists():
-            raise InputError(f"data.unlabeled = {str(folder)!r} holds no images; data/unlabeled stands for none")
+    def images() -> Iterator[Original]:
+        for path in _files(folder):
+            if path != folder / README:
+                yield Original(path.read_bytes(), None, f"unlabeled/{path.relative_to(folder).as_posix()}", None)
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Original]:
-        for path in self._files():
-            yield Original(path.read_bytes(), None, f"unlabeled/{path.relative_to(self.folder).as_posix()}", None)
-
-    def _files(self) -> Iterator[Path]:
-        return (path for path in _files(self.folder) if path != self.folder / README)
+    readme = (folder / README).exists()
+    count = sum(1 for _ in _files(folder)) - readme
+    if not count and not readme:
+        raise InputError(f"data.unlabeled = {str(folder)!r} holds no images; set it to data/unlabeled for none")
+    return count, images()
 
 
 def official_splits(names: Collection[str], where: str) -> dict[str, str]:
@@ -131,17 +126,24 @@ def official_splits(names: Collection[str], where: str) -> dict[str, str]:
 
 
 def _folder(folder: Path, splitting: str) -> Source:
-    """A folder of one folder of images per class, or of one per official split with these inside."""
+    """A folder of one folder of images per class, or of one per official split with these inside.
+
+    It has splits where all folders have names of splits, or where that to train on has folders inside: a class may have
+    such a name, too.
+    """
     if not folder.is_dir():
         raise InputError(f"data.folder = {str(folder)!r} is no folder; it should hold one folder of images per class")
-    inside, splits = _folders(folder), {}
+    inside = _folders(folder)
     meant = {name: _MEANING[name.lower()] for name in inside if name.lower() in _MEANING}
-    if "train" in meant.values() or len(meant) == len(inside):  # a class may be called `test`
+    training = {folder / name: split for name, split in meant.items() if split == "train"}
+    roots, splits = {folder: "train"}, {}
+    if len(meant) == len(inside) or any(map(_folders, training)):
+        for name in inside:
+            if name not in meant:
+                known = " and ".join(meant)
+                raise InputError(f"{folder / name} is no split, but stands beside {known}; move it elsewhere")
         splits = official_splits(inside, f"data.folder = {str(folder)!r}")
-    roots = {folder / name: split for split, name in splits.items()} or {folder: "train"}
-    for name in inside:
-        if splits and name not in meant:
-            raise InputError(f"{folder / name} is no split, but stands beside {' and '.join(meant)}; move it elsewhere")
+        roots = {folder / name: split for split, name in splits.items()} or training or roots
     names_in = {root: _folders(root) for root in roots}
     classes = sorted({name for root, split in roots.items() if split == "train" for name in names_in[root]})
     if splits and splitting == "anew":
@@ -154,11 +156,14 @@ def _folder(folder: Path, splitting: str) -> Source:
             f"{where} holds {len(classes)} class folders; it should hold at least two, one per class, with the images "
             "inside"
         )
+    counts = {root / name: sum(1 for _ in _files(root / name)) for root, names in names_in.items() for name in names}
     for root, names in names_in.items():
+        if not names:
+            raise InputError(f"{root} holds no class folders; it should hold one per class, or be moved elsewhere")
         for name in names:
             if name not in classes:
                 raise InputError(f"{root / name} is of a class that {folder / splits['train']} lacks; add it there")
-            if next(_files(root / name), None) is None:
+            if not counts[root / name]:
                 raise InputError(f"the class folder {root / name} holds no images")
 
     def images() -> Iterator[Original]:
@@ -168,8 +173,7 @@ def _folder(folder: Path, splitting: str) -> Source:
                     source = path.relative_to(folder).as_posix()
                     yield Original(path.read_bytes(), classes.index(name), source, roots[root])
 
-    count = sum(1 for root, names in names_in.items() for name in names for _ in _files(root / name))
-    return Source("folder", "", classes, count, images(), splits)
+    return Source("folder", "", classes, sum(counts.values()), images(), splits)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -182,7 +186,7 @@ def _files(folder: Path) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir():
                 yield from _files(Path(entry.path))
             elif entry.is_file():
                 try:
@@ -213,7 +217,7 @@ def _tfds(builder, splitting: str) -> Source:
         first = {name: next(iter(read(f"{name}[:1]")), {keys[1]: -1}) for name in builder.info.splits}
         labeled = [name for name, image in first.items() if image[keys[1]] >= 0]  # -1: a test without its answers
         splits = official_splits(labeled, f"data.name = {builder.name!r}") if splitting == "official" else {}
-        datasets = {name: read(name) for name in splits.values()} or {"": read("all")}
+        datasets = {name: read(name) for name in splits.values()} or {"": read("+".join(labeled))}
     except InputError:
         raise
     except Exception as error:  # network, disk and checksum failures of whatever kind

@@ -99,7 +99,6 @@ def fit(
             f"{stage} {100 * (report + 1) / reports:3.0f} %  train accuracy {row['train_accuracy']:.3f}  "
             f"validation {row['validation_accuracy']:.3f}  {left / 60:.1f} min left"
         )
-    write_json(f"plots/history/{model}.json", history)  # a run may have been killed before it wrote this
     network.set_weights(trained_network.get_weights())
     return history
 
@@ -129,13 +128,14 @@ def training_step(
 def publish(
     stage: str, model: str, network: keras.Model, history: History, further: dict[str, bool | float] | None = None
 ) -> str:
-    """Write a trained network and its final metrics, with `further` ones; return the stage's line of result."""
+    """Write a trained network and all that `finish` writes; return the stage's line of result."""
     save_network(network, f"models/{model}")
-    return published(stage, model, history, further)
+    return finish(stage, model, history, further)
 
 
-def published(stage: str, model: str, history: History, further: dict[str, bool | float] | None = None) -> str:
-    """Write the final metrics of a network that is written already, as `publish` does."""
+def finish(stage: str, model: str, history: History, further: dict[str, bool | float] | None = None) -> str:
+    """Write the history and the final metrics, with `further` ones, of a network that is written already."""
+    write_json(f"plots/history/{model}.json", history)
     kept = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
     write_json(f"metrics/{model}.json", {key: history[-1][key] for key in kept} | (further or {}))
     discard(stage)
@@ -169,7 +169,7 @@ def _scoring(network: keras.Model) -> Callable[[dict], dict[str, tf.Tensor]]:
 
 
 def _counts(labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-    """How many examples of a batch are labeled, how many of these are right, and the sum of their cross-entropy."""
+    """How many images of a batch are labeled, how many of these are right, and the sum of their cross-entropy."""
     right = tf.argmax(logits, axis=-1) == labels
     return {
         "labeled": tf.math.count_nonzero(labels != UNLABELED),

@@ -25,12 +25,6 @@ class Head:
         """(n, classes) float32 of (n, features) float32."""
         return features @ self.kernel + self.bias
 
-    def score(self, split: str, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """`SPLIT_accuracy` and `SPLIT_loss`, the mean cross-entropy in nats, against (n,) labels."""
-        logits = self.logits(features)
-        accuracy = float(np.mean(logits.argmax(axis=1) == labels))
-        return {f"{split}_accuracy": accuracy, f"{split}_loss": cross_entropy(logits, labels)}
-
 
 @threadpool_limits.wrap(limits=1)  # thin matrices: more threads are slower and round differently
 def solve_head(
@@ -63,6 +57,12 @@ def solve_head(
             break
         best, least = head, loss
     return best
+
+
+def scores(split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`SPLIT_accuracy` and `SPLIT_loss`, the mean cross-entropy in nats, of (n, classes) logits against (n,) labels."""
+    accuracy = float(np.mean(logits.argmax(axis=1) == labels))
+    return {f"{split}_accuracy": accuracy, f"{split}_loss": cross_entropy(logits, labels)}
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

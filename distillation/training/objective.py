@@ -20,7 +20,7 @@ Tensors = Mapping[str, tf.Tensor]
 
 
 def hard(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of each example against its label, 0 where that is `UNLABELED`: (batch,) float32, in nats.
+    """Cross-entropy of each image against its label, 0 where that is `UNLABELED`: (batch,) float32, in nats.
 
     Args:
         labels: (batch,) integer class numbers.

@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from distillation.errors import InputError, reason
-from distillation.inference.forward import forward_pass
+from distillation.inference.forward import Forward, forward_pass
 from distillation.inference.published import (
     FLOOR,
     RANGES,
@@ -31,14 +31,14 @@ from distillation.networks.network import feature_maps, save_network, taken_apar
 class OwnFile:
     """An opened file.
 
-    `answer` takes images (n, size, size, 3) float32 in the file's own range, and returns its answers, (n, outputs).
+    `forward` takes images (n, size, size, 3) float32 in the file's own range, and returns `answers`, (n, outputs).
     `input_range` and `classes` are those that the file itself names, else None. `publish` writes the network, with a
     reading, for `load_trained`.
     """
 
     size: int
     outputs: int
-    answer: Callable[[np.ndarray], np.ndarray]
+    forward: Forward
     floor: float
     publish: Callable[[Reading, Path], None]
     input_range: str | None = None
@@ -68,9 +68,9 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
         configuration = json.loads(archive.read("config.json"))
     kinds = {(module or "keras", name) for module, name in _kinds(configuration)}
     if foreign := sorted(name for module, name in kinds if module.split(".")[0] != "keras"):
-        raise ValueError(f"it has {', '.join(foreign)}, which Keras lacks: convert it to .tflite where it is known")
+        raise ValueError(f"it has {', '.join(foreign)}, which Keras lacks: convert it to .tflite with its own code")
     if ("keras.layers", "Lambda") in kinds:
-        raise ValueError("it has a Lambda layer, whose code is not run: convert it to .tflite where it is trusted")
+        raise ValueError("it has a Lambda layer, whose code is not run: convert it to .tflite if you trust it")
     network = keras.models.load_model(path, compile=False, safe_mode=True)
     if not (isinstance(network, keras.Sequential) or hasattr(network, "operations")):
         raise ValueError(f"it holds a {type(network).__name__}, should be a functional or a sequential network")
@@ -102,8 +102,7 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
 
     plain = connected("0..255", lambda answers: {"answers": ops.cast(answers, "float32")})
     outputs = row_length(plain.output["answers"].shape[1:])
-    forward = forward_pass(plain)
-    return OwnFile(size, outputs, lambda images: forward(images)["answers"], FLOOR, publish)
+    return OwnFile(size, outputs, forward_pass(plain), FLOOR, publish)
 
 
 def _kinds(configuration: object) -> Iterator[tuple[str | None, str]]:
@@ -122,11 +121,10 @@ def _kinds(configuration: object) -> Iterator[tuple[str | None, str]]:
 def _open_litert(path: str) -> OwnFile:
     content = Path(path).read_bytes()
     network = LiteRTFile(content)
-    forward = forward_pass(network)
     return OwnFile(
         network.size,
         network.outputs,
-        lambda images: forward(images)["answers"],
+        forward_pass(network),
         network.floor,
         lambda reading, directory: save_litert(content, reading, directory),
         network.input_range,

@@ -10,15 +10,15 @@ from scipy.stats import binomtest
 from distillation.console import note
 from distillation.data.records import Records
 from distillation.errors import InputError
-from distillation.files import write_json
 from distillation.inference.forward import BATCH, forward_pass, plain_images, predict
 from distillation.inference.published import RANGES, Reading, load_trained, logits, scaled
 from distillation.networks.network import MAPS
 from distillation.params import Teacher
 from distillation.training.checkpoint import History
-from distillation.training.head import cross_entropy
+from distillation.training.head import scores
 from distillation.training.objective import Objective
 from distillation.training.own_file import OwnFile, open_own
+from distillation.training.teacher import MODEL, STAGE
 
 SAMPLE = 8 * BATCH  # validation images that the file is checked on
 SCORED = 2000  # labeled training images that it is scored on
@@ -26,12 +26,10 @@ CHANCE = 0.01  # a teacher with a larger p-value is no better than chance
 SURE = 0.001  # another reading is better where its p-value is below this
 
 
-def take_own(stage: str, model: str, teacher: Teacher, train: Records, validation: Records) -> History:
-    """Publish the classifier in `teacher.file` as `models/MODEL` and return its history: one row, as `fit`'s.
+def take_own(teacher: Teacher, train: Records, validation: Records) -> History:
+    """Write the classifier in `teacher.file` to `models/teacher` and return its history: one row, as `fit`'s.
 
     Args:
-        stage: name in dvc.yaml, for progress bars.
-        model: name of the published files.
         teacher: `file`, `input_range`, `classes`, and `image_size` where the file does not fix it.
         train, validation: labeled images.
 
@@ -40,28 +38,24 @@ def take_own(stage: str, model: str, teacher: Teacher, train: Records, validatio
             images, it is no better than chance, or is clearly better under another reading.
     """
     file = open_own(teacher.file, teacher.image_size)
-    reading = _checked(stage, file, teacher, validation)
-    directory = Path("models") / model
+    reading = _checked(file, teacher, validation)
+    directory = Path("models") / MODEL
     file.publish(reading, directory)
     published = load_trained(directory)
     if not set(MAPS) <= set(published.output):
-        note(f"{stage}: {teacher.file} has no feature maps at 1/16 and 1/32 of the image: logits alone")
+        note(f"{STAGE}: {teacher.file} has no feature maps at 1/16 and 1/32 of the image: logits alone")
     forward, row = forward_pass(published), {"images": 0}
     for split, records, batches in (("train", train, -(-SCORED // BATCH)), ("validation", validation, None)):
         images = plain_images(records, file.size)
         images = images if batches is None else images.take(batches)
-        answers = predict(forward, images, f"{stage}: {split}")["logits"].astype(np.float64)
+        answers = predict(forward, images, f"{STAGE}: {split}")["logits"].astype(np.float64)
         if not np.isfinite(answers).all():
             raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with NaN or infinity")
-        labels = records.labels[: len(answers)]
-        row[f"{split}_accuracy"] = float((answers.argmax(axis=1) == labels).mean())
-        row[f"{split}_loss"] = cross_entropy(answers, labels)
-    history = [row | {f"objective_{name}": 0.0 for name in Objective.names}]
-    write_json(f"plots/history/{model}.json", history)
-    return history
+        row |= scores(split, answers, records.labels[: len(answers)])
+    return [row | {f"objective_{name}": 0.0 for name in Objective.names}]
 
 
-def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
+def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
     """How to read `file`, after a check on a sample of the validation images."""
     name, classes = f"teacher.file = {teacher.file!r}", validation.manifest.classes
     if file.outputs != len(classes) and not (file.outputs == 1 and len(classes) == 2):
@@ -99,21 +93,32 @@ def _checked(stage: str, file: OwnFile, teacher: Teacher, validation: Records) -
             f"{name} is right on {now.sum()} of {len(now)} validation images, but on {right[best].sum()} if read "
             f"otherwise: set {' and '.join(settings)}"
         )
-    share = np.bincount(labels).max() / len(labels)
-    if binomtest(int(now.sum()), len(now), share, alternative="greater").pvalue > CHANCE:
+    if no_better_than_chance(guesses[chosen], labels):
         raise InputError(
             f"{name} is right on {now.sum()} of {len(now)} validation images, which is chance: it should be trained on "
             f"the classes {', '.join(classes)}, and teacher.input_range be what it was trained with"
         )
     note(
-        f"{stage}: {teacher.file} takes {file.size} px, {chosen}, and answers "
+        f"{STAGE}: {teacher.file} takes {file.size} px, {chosen}, and answers "
         f"{'probabilities' if reading.probabilities else 'logits'}"
     )
     return reading
 
 
+def no_better_than_chance(guesses: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether guesses, (n,) integers like the labels, need have nothing to do with these (one-sided binomial test).
+
+    The share of right ones is then expected to be p_e of kappa (Cohen, "A coefficient of agreement", 1960).
+    Guesses that are all right are never called chance: of very few images no test could tell.
+    """
+    right, classes = int((guesses == labels).sum()), 1 + max(guesses.max(), labels.max())
+    of_guesses, of_labels = (np.bincount(values, minlength=classes) / len(values) for values in (guesses, labels))
+    p_value = binomtest(right, len(labels), float(of_guesses @ of_labels), alternative="greater").pvalue
+    return right < len(labels) and bool(p_value > CHANCE)
+
+
 def _answers(file: OwnFile, images: list[np.ndarray], input_range: str) -> np.ndarray:
-    return np.concatenate([file.answer(scaled(batch, input_range)) for batch in images])
+    return np.concatenate([file.forward(scaled(batch, input_range))["answers"] for batch in images])
 
 
 def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:

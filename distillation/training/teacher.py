@@ -7,33 +7,31 @@ from keras import layers
 
 from distillation.console import note
 from distillation.data.records import Records
-from distillation.files import write_json
 from distillation.inference.forward import BATCH, forward_pass, plain_images, predict, view_images
 from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
 from distillation.training.batches import plain_batches, view_stream
 from distillation.training.checkpoint import Checkpoint, History
 from distillation.training.fit import fit
-from distillation.training.head import solve_head
+from distillation.training.head import scores, solve_head
 from distillation.training.objective import Objective
 
+STAGE, MODEL = "train_teacher", "teacher"
 WARMUP = 0.1  # share of the steps of a network that is trained whole
 FINE_TUNE_SIZE = 128  # pixels: side of what a backbone is fine-tuned on; at 224 a view would take three times as long
 
 
-def train_whole(
-    stage: str, model: str, network: keras.Model, train: Records, validation: Records, params: Params
-) -> History:
-    """Train all of `network` from where it is, on `budget.teacher` views; return its history (see `fit`)."""
-    teacher = params.teacher
-    steps = max(1, params.budget.teacher // teacher.batch_size)
+def train_whole(network: keras.Model, images: int, train: Records, validation: Records, params: Params) -> History:
+    """Train all of `network` from where it is, on so many views; return its history (see `fit`)."""
+    teacher, size = params.teacher, network.input_shape[1]
+    steps = max(1, images // teacher.batch_size)
     return fit(
-        stage,
-        model,
+        STAGE,
+        MODEL,
         network,
         Objective(),
-        view_stream(train, teacher.image_size, params.views, steps, teacher),  # no pass shows a view again
-        plain_batches(validation, teacher.image_size, teacher.batch_size),
+        view_stream(train, size, params.views, steps, teacher),  # no pass shows a view again
+        plain_batches(validation, size, teacher.batch_size),
         steps,
         teacher,
         round(WARMUP * steps),
@@ -41,13 +39,7 @@ def train_whole(
 
 
 def train_head(
-    stage: str,
-    model: str,
-    network: keras.Model,
-    train: Records,
-    validation: Records,
-    params: Params,
-    step: str = "frozen",
+    network: keras.Model, train: Records, validation: Records, params: Params, step: str = "frozen"
 ) -> History:
     """Put the best head on the backbone of `network`, which stays as it is.
 
@@ -55,8 +47,6 @@ def train_head(
     for. Each passes through the backbone once.
 
     Args:
-        stage: name in dvc.yaml.
-        model: names the history.
         network: see `build_teacher`.
         train: labeled images.
         validation: images by which the strength of decay is chosen.
@@ -67,34 +57,31 @@ def train_head(
         A history of one row, with the keys of `fit`'s.
     """
     head, size = network.get_layer(HEAD), params.teacher.image_size
-    checkpoint = Checkpoint(stage, head.variables, step)
+    checkpoint = Checkpoint(STAGE, head.variables, step)
     history = checkpoint.restore()
     if not history:
         views = max(0, round(params.budget.teacher / len(train)) - 1)
         backbone = forward_pass(keras.Model(network.input, {"features": head.input}))
 
         def features(images: tf.data.Dataset, name: str) -> np.ndarray:
-            return predict(backbone, images, f"{stage}: {step} features of {name}")["features"]
+            return predict(backbone, images, f"{STAGE}: {step} features of {name}")["features"]
 
         # Of more images than the budget has views, the first: ids are digests, so their order is random.
         seen = features(plain_images(train, size).take(-(-params.budget.teacher // BATCH)), "plain images")
         labels = np.tile(train.labels[: len(seen)], 1 + views)
         if views:
             seen = np.concatenate([seen, features(view_images(train, size, params.views, views), "views")])
-        held_out = features(plain_images(validation, size), "validation"), validation.labels
-        note(f"{stage}  solving the head on {len(labels):,} views")
-        solved = solve_head(seen, labels, *held_out, classes=len(train.manifest.classes))
+        held_out = features(plain_images(validation, size), "validation")
+        note(f"{STAGE}  solving the head on {len(labels):,} views")
+        solved = solve_head(seen, labels, held_out, validation.labels, classes=len(train.manifest.classes))
         head.set_weights([solved.kernel, solved.bias])
-        row = {"images": len(labels), **solved.score("train", seen, labels), **solved.score("validation", *held_out)}
-        history = [row]
+        on_validation = scores("validation", solved.logits(held_out), validation.labels)
+        history = [{"images": len(labels), **scores("train", solved.logits(seen), labels), **on_validation}]
         checkpoint.save(history)
-    write_json(f"plots/history/{model}.json", history)
     return history
 
 
-def fine_tune(
-    stage: str, model: str, network: keras.Model, train: Records, validation: Records, params: Params
-) -> tuple[keras.Model, History]:
+def fine_tune(network: keras.Model, train: Records, validation: Records, params: Params) -> tuple[keras.Model, History]:
     """A copy of `network`, a backbone under a solved head, that has learned from `teacher.fine_tune` further views.
 
     Normalisation keeps its statistics, scale and offset: those of small batches are worse (docs/teachers.md). What
@@ -110,26 +97,15 @@ def fine_tune(
     for layer in learner.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
-    steps = max(1, teacher.fine_tune // teacher.batch_size)
-    history = fit(
-        stage,
-        model,
-        learner,
-        Objective(),
-        view_stream(train, size, params.views, steps, teacher),
-        plain_batches(validation, size, teacher.batch_size),
-        steps,
-        teacher,
-        round(WARMUP * steps),
-    )
+    history = train_whole(learner, teacher.fine_tune, train, validation, params)
     tuned = build_teacher(teacher, classes)
     tuned.set_weights(learner.get_weights())
-    [solved] = train_head(stage, model, tuned, train, validation, params, "fine-tuned")
+    [solved] = train_head(tuned, train, validation, params, "fine-tuned")
     return tuned, [*history[:-1], history[-1] | solved | {"images": history[-1]["images"]}]
 
 
 def better(
-    stage: str, frozen: tuple[keras.Model, History], tuned: tuple[keras.Model, History]
+    frozen: tuple[keras.Model, History], tuned: tuple[keras.Model, History]
 ) -> tuple[keras.Model, History, dict[str, bool | float]]:
     """Of two networks with their histories, the one that is right more often on validation: a tie leaves it frozen.
 
@@ -137,7 +113,7 @@ def better(
     """
     accuracies = [history[-1]["validation_accuracy"] for _, history in (frozen, tuned)]
     is_tuned = accuracies[1] > accuracies[0]
-    note(f"{stage}: validation accuracy {accuracies[0]:.4f} frozen, {accuracies[1]:.4f} fine-tuned")
-    note(f"{stage}: the teacher is the {'fine-tuned' if is_tuned else 'frozen'} one")
+    note(f"{STAGE}: validation accuracy {accuracies[0]:.4f} frozen, {accuracies[1]:.4f} fine-tuned")
+    note(f"{STAGE}: the teacher is the {'fine-tuned' if is_tuned else 'frozen'} one")
     names = ("frozen_validation_accuracy", "fine_tuned_validation_accuracy")
     return *(tuned if is_tuned else frozen), {"fine_tuned": is_tuned, **dict(zip(names, accuracies, strict=True))}
