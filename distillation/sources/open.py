@@ -209,8 +209,10 @@ def _tfds(builder, splitting: str) -> Source:
     ):
         raise InputError(f"data.name = {builder.name!r} is not an image-classification data set")
 
+    once = tfds.ReadConfig(try_autocache=False)  # else TFDS keeps up to 250 MB in memory for a second reading
+
     def read(split: str):
-        return builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()})
+        return builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, read_config=once)
 
     try:
         builder.download_and_prepare()
