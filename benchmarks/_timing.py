@@ -80,7 +80,7 @@ def table(results: dict) -> str:
         if "goal" in entry
     }
     rows = [
-        f"{key}:\n{pd.DataFrame(entry).to_string(index=False, float_format='{:.2f}'.format)}"
+        f"{key}:\n{pd.DataFrame(entry).to_string(index=False, na_rep='', float_format='{:.2f}'.format)}"
         for key, entry in results.items()
         if isinstance(entry, list)
     ]

@@ -1,4 +1,4 @@
-"""What does a training step with the cached teacher cost, in steps from scratch?
+"""How many times as long as a step from scratch does a step with the cached teacher take?
 
 Both with their input pipelines, as `distill` and `train_scratch` run them.
 

@@ -1,11 +1,11 @@
-"""How much faster is the published student than its teacher, picture by picture on one thread?
+"""How much faster is the published student than its teacher, one image at a time on one thread?
 
 The files of `results/cats_vs_dogs/export` against the teacher at the preset's resolution, all in
 LiteRT, in the same rounds. `latency`: milliseconds for one image on one thread (median and
 quartiles), images a second in batches of 32, as the stages answer them, memory of a process that does nothing
 but load the file and answer one image, and size of the file. `latency.png` shows what that buys.
 
-Bound by arithmetic: the teacher has fourteen times the student's multiply-accumulates.
+Bound by arithmetic: the teacher has twelve times the student's multiply-accumulates.
 """
 
 import subprocess

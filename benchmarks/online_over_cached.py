@@ -1,4 +1,4 @@
-"""What does a distillation step with the teacher online cost, in steps with the cached teacher?
+"""How many times as long as a step with the cached teacher does a step with the teacher online take?
 
 Online is `keras.distillation.Distiller` with a corrected loss: the default `"kl_divergence"` would take logits for
 probabilities. It needs inputs of one shape, so its teacher sees the student's view magnified. It uses logits alone.

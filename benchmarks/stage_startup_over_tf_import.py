@@ -1,7 +1,7 @@
-"""How long does a stage take until it has its parameters, in bare imports of TensorFlow and Keras?
+"""How many times as long as a bare import of TensorFlow and Keras does the start of a stage take?
 
 A process of each stage in turn, against one that does `import tensorflow, keras`; the spread is also
-over the stages.
+over the stages. The start ends when the stage has its parameters.
 
 Bound by the import of TensorFlow.
 """
