@@ -8,8 +8,8 @@
 # make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
 # make lock     requirements.txt and requirements-cluster.txt, anew from pyproject.toml (needs uv)
 
-SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
-PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 # Those that the environment was made from, if there is one.
 REQUIREMENTS ?= $(or $(patsubst .venv/installed-%,%.txt,$(wildcard .venv/installed-*)),requirements.txt)
@@ -46,7 +46,7 @@ INSTALLED := .venv/installed-$(basename $(notdir $(REQUIREMENTS)))
 environment: $(INSTALLED)
 
 $(INSTALLED): $(REQUIREMENTS) pyproject.toml
-	"$(PYTHON)" -c '$(SUPPORTED)' || { echo "error: Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	"$(PYTHON)" -c '$(SUPPORTED)' || { echo "error: Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear .venv
 	python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

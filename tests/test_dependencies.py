@@ -116,8 +116,8 @@ def test_stages_declare_the_parameters_that_they_read(clone: Clone, tmp_path: Pa
     copy.run("python", "-c", READS)
     for stage, read in json.loads((copy.path / "reads.json").read_text()).items():
         unread = {"student.expansion"} if stage in ("train_scratch", "distill") else set()  # of inverted residuals
-        if stage == "train_teacher":  # of one's own file, and of pretrained weights
-            unread |= {"teacher.input_range", "teacher.classes", "teacher.fine_tune"}
+        if stage == "train_teacher":  # of one's own file
+            unread |= {"teacher.input_range", "teacher.classes"}
         assert set(read) == set(STAGES[stage].get("params", [])) - unread, stage
 
 

@@ -657,6 +657,7 @@ def test_publishing_writes_the_network_and_its_last_metrics(workplace: Path, stu
         "metrics/student.json",
         "models/student/network.json",
         "models/student/network.weights.h5",
+        "plots/history/student.json",
     ]
     names = ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
     assert read_json("metrics/student.json") == {name: history[1][name] for name in names}
