@@ -127,7 +127,9 @@ def _batch(file: Path) -> Callable[[], object]:
 
 def peak_alone(file: Path) -> float:
     """Largest memory, in MiB, of a process that loads a LiteRT file and answers one image."""
-    done = subprocess.run([sys.executable, "-c", ALONE, file], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, file.absolute()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 

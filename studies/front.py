@@ -45,7 +45,8 @@ LIMITS = {  # by name of the option
         "time for an image on one thread, on the machine that measured it",
     ),
     "within": Limit(
-        lambda point, teacher: 100 * (teacher["validation_accuracy"] - point["validation_accuracy_mean"]),
+        # Rounded: 97 % minus 94 % is a little more than 3 points in binary.
+        lambda point, teacher: round(100 * (teacher["validation_accuracy"] - point["validation_accuracy_mean"]), 6),
         "within {:g} points of the teacher",
         "percentage points of accuracy below the teacher",
     ),
@@ -66,7 +67,7 @@ def main() -> None:
         if not met:
             sys.exit(1)
         target = options.output or record(options.preset) / "export"
-        export(finished(options.preset) / point["best_seed"], target)
+        export(finished(options.preset) / point["best_seed"], point["made_of"], target)
         print(f"-> {target}/student_{point['variant']}.tflite")
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -144,10 +145,23 @@ def sentence(front: dict, budget: dict[str, float], point: dict, met: bool) -> s
     )
 
 
-def export(folder: Path, target: Path) -> None:
-    """Copy the files of a finished student, with their card, to `target`; `InputError` where they are not here."""
+def export(folder: Path, made_of: str, target: Path) -> None:
+    """Copy the files of a finished student, with their card, to `target`.
+
+    Args:
+        folder: what `make front` kept of the student.
+        made_of: that of its `run.json`.
+        target: is replaced if it holds what was exported before.
+
+    Raises:
+        InputError: where the files are not here, were made anew since, or would replace other files.
+    """
     if not (folder / "export").is_dir():
         raise InputError(f"its files are not here ({folder}), but where `make front` ran: run it here to make them")
+    if read_json(folder / "run.json")["made_of"] != made_of:
+        raise InputError(f"{folder} holds another student than front.json describes: run `make front` to its end")
+    if target.exists() and not (target / "preprocessing.json").exists():
+        raise InputError(f"{target} holds something else than an exported student: choose a folder that is not there")
     with replacing(target) as temporary:
         shutil.copytree(folder / "export", temporary)
 

@@ -28,6 +28,7 @@ from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_json
 from distillation.inference.compact import compact
 from distillation.inference.forward import to_litert
+from distillation.inference.published import FILE
 from distillation.networks.network import load_network, select
 from distillation.params import NO_FILE, Params, load_params, validated
 from distillation.preset import complete, write_params
@@ -138,15 +139,21 @@ def run(
         made_of = _digest([params.model_dump_json(), shared])
         if not _is_made_of(finished / key, made_of):
             print(f"student {number} of {len(keys)}: {key}", file=sys.stderr, flush=True)
-            train(key, params, finished / key, made_of)
+            train(f"{record.name}-{key}", params, finished / key, made_of)
+    trained = []
     for number, (name, params) in enumerate(compared.items(), start=1):
         made_of = _digest([params.model_dump_json(), shared])
         if not _is_made_of(finished / name, made_of):
             print(f"reference {number} of {len(compared)}: {name}", file=sys.stderr, flush=True)
-            train_reference(params, finished / name, made_of)
+            try:
+                train_reference(params, finished / name, made_of)
+            except InputError as error:  # the students stand without it
+                print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
+                continue
+        trained.append(name)
     runs = [{"name": name, "key": key, **read_json(finished / key / "run.json")} for key, (name, _) in keys.items()]
-    others = [{"name": name, **read_json(finished / name / "run.json")} for name in compared]
-    found = summarise(runs, others, measure([finished / name for name in (*keys, *compared)]))
+    others = [{"name": name, **read_json(finished / name / "run.json")} for name in trained]
+    found = summarise(runs, others, measure([finished / name for name in (*keys, *trained)]))
     write_json(record / "front.json", found)
     with replacing(record / "front.png") as temporary:
         save(front.draw(found), temporary)
@@ -156,14 +163,14 @@ def run(
     return text
 
 
-def train(key: str, params: Params, folder: Path, made_of: str) -> None:
-    """Run the pipeline with `params`, save it as an experiment of DVC's, and keep in `folder` what it gave.
+def train(experiment: str, params: Params, folder: Path, made_of: str) -> None:
+    """Run the pipeline with `params`, save it as an `experiment` of DVC's, and keep in `folder` what it gave.
 
     Not by `dvc exp run`, which leaves git on a detached head when it is killed; after `dvc repro` nothing is lost.
     """
     write_params(params, Path("params.yaml"))
     _run("dvc", "repro")
-    _run("dvc", "exp", "save", "--quiet", "--force", "--name", f"front-{key}")
+    _run("dvc", "exp", "save", "--quiet", "--force", "--name", experiment)
     evaluated, exported = read_json("metrics/evaluate.json"), read_json("metrics/export.json")
     counts = read_json("data/records/manifest.json")["counts"]
     result = {
@@ -186,14 +193,14 @@ def measure(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
     turns, so that a machine that slows down does so for all.
     """
     with tempfile.TemporaryDirectory() as directory:
-        files = {}
-        try:
-            content = compact(to_litert(select(load_network("models/teacher"), "logits")))
-        except Exception as error:  # the converter raises half a dozen kinds
-            print(f"the teacher's latency is left out: LiteRT can't take it ({reason(error)})", file=sys.stderr)
-        else:
-            files["teacher"] = Path(directory, "teacher.tflite")
-            files["teacher"].write_bytes(content)
+        files = {"teacher": Path("models/teacher", FILE)}
+        if not files["teacher"].exists():  # it is a Keras network
+            files["teacher"] = Path(directory, FILE)
+            try:
+                files["teacher"].write_bytes(compact(to_litert(select(load_network("models/teacher"), "logits"))))
+            except Exception as error:  # the converter raises half a dozen kinds
+                print(f"the teacher's latency is left out: LiteRT can't take it ({reason(error)})", file=sys.stderr)
+                del files["teacher"]
         for folder in folders:
             for variant in front.VARIANTS:
                 files[f"{folder.name} {variant}"] = folder / f"export/student_{variant}.tflite"
@@ -226,6 +233,7 @@ def summarise(runs: list[dict], others: list[dict], measured: dict[str, dict[str
             validated = [file["validation_accuracy"] for file in files]
             costs = [measured[f"{row['key']} {variant}"] for row in seeds]
             low, high = wilson(float(np.mean(accuracies)), images["test"])
+            best = seeds[int(np.argmax(validated))]
             point = {
                 "name": name,
                 "network": params["student"]["network"],
@@ -243,7 +251,8 @@ def summarise(runs: list[dict], others: list[dict], measured: dict[str, dict[str
                 "n": len(seeds),
                 "accuracies": accuracies,
                 "validation_accuracy_mean": float(np.mean(validated)),
-                "best_seed": seeds[int(np.argmax(validated))]["key"],
+                "best_seed": best["key"],
+                "made_of": best["made_of"],
                 "train_accuracy_mean": float(np.mean([row["student_distilled"]["train_accuracy"] for row in seeds])),
                 "scratch_accuracy_mean": float(np.mean([row["student_scratch"]["accuracy"] for row in seeds])),
             }

@@ -24,7 +24,7 @@ from distillation.report.style import COLOURS, COLUMN, MARKERS, rows_of_accuracy
 TUNED = "student_scratch_tuned"
 NAMES = MODELS | {TUNED: "scratch, tuned"}
 METHOD = {
-    "folds": "one-way random-effects analysis of variance over folds with disjoint tests, and seeds within them",
+    "folds": "one-way random-effects analysis of variance over folds of the data, and seeds within them",
     "seeds": "t interval over the student seeds of one split",
 }
 
@@ -97,7 +97,7 @@ def summarise(runs: pd.DataFrame) -> dict:
         values = runs[name].dropna()
         of_each = values.groupby("fold").first() if name == "teacher" else values  # student seeds share a teacher
         models[name] = {
-            "accuracy_mean": of_each.mean(),
+            "accuracy_mean": of_each.groupby("fold").mean().mean(),
             "accuracy_sd": of_each.std() if len(of_each) > 1 else None,
             "n": len(of_each),
             "validation_accuracy_mean": runs[f"{name}_validation"].dropna().mean(),
@@ -121,7 +121,7 @@ def gain(gains: pd.Series) -> dict:
     """Mean of the paired gains (-1..1), its 95 % interval, and the interval for one more run."""
     found, folds = intervals(gains), gains.index.get_level_values("fold").nunique()
     return {
-        "mean": gains.mean(),
+        "mean": gains.groupby("fold").mean().mean(),
         "ci_low": found["mean"] and found["mean"][0],
         "ci_high": found["mean"] and found["mean"][1],
         "prediction": found["prediction"],
@@ -174,7 +174,7 @@ def table(summary: dict) -> str:
         interval = _range(row["ci_low"] is not None and [row["ci_low"], row["ci_high"]])
         lines += [
             f"Distilled minus {NAMES[name]}: {100 * row['mean']:+.2f} points (95 % interval {interval}; "
-            f"one more run {_range(row['prediction'])}; splits: {row['splits']}, seeds in each: {row['seeds']}; "
+            f"one more run {_range(row['prediction'])}; splits: {row['splits']}, student seeds: {row['seeds']}; "
             f"{row['method']}).",
             "",
         ]

@@ -78,6 +78,7 @@ FRONT = {
         ({"within": 4.5}, "residual-b", "int8"),
         ({"within": 8}, "residual-a", "int8"),
         ({"within": 1.5}, "inverted-d", "int8"),
+        ({"within": 3}, "residual-b", "int8"),  # exactly: 97 - 94, which binary fractions miss
         ({"within": 1.5, "max_milliseconds": 0.5}, "inverted-d", "float32"),
     ],
     ids=str,
@@ -172,7 +173,24 @@ def test_front_that_is_not_there_gets_a_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"there is no .*front\.json: run `make front"):
         front.read_front(tmp_path)
     with pytest.raises(InputError, match="its files are not here"):
-        front.export(tmp_path / "student", tmp_path / "export")
+        front.export(tmp_path / "student", "digest", tmp_path / "export")
+
+
+def test_export_is_of_the_student_described_and_replaces_only_an_export(tmp_path: Path):
+    student, target = tmp_path / "student", tmp_path / "mine"
+    (student / "export").mkdir(parents=True)
+    (student / "export/preprocessing.json").write_text("{}")
+    (student / "run.json").write_text('{"made_of": "digest"}')
+    with pytest.raises(InputError, match="holds another student than"):
+        front.export(student, "other", target)
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="mine holds something else"):
+        front.export(student, "digest", target)
+    assert (target / "thesis.txt").exists()
+    for _ in range(2):
+        front.export(student, "digest", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["preprocessing.json"]
 
 
 # The ladder
@@ -230,6 +248,7 @@ def run_of(name: str, seed: int, accuracy: float) -> dict:
     return {
         "name": name,
         "key": f"{name}.seed-{seed}",
+        "made_of": f"what made {name} {seed}",
         "params": Params().model_dump(),
         "images": {"validation": 100, "test": 200},
         "files": {key: {"accuracy": value, "validation_accuracy": value + 0.02} for key, value in files.items()},
@@ -255,7 +274,7 @@ def test_a_point_is_the_mean_over_its_seeds():
     assert [first[key] for key in ("accuracy_mean", "accuracy_sd", "n")] == pytest.approx([0.85, 0.1 / 2**0.5, 2])
     assert [first["accuracy_ci_low"], first["accuracy_ci_high"]] == pytest.approx([interval.low, interval.high])
     assert first["scratch_accuracy_mean"] == pytest.approx(0.75)
-    assert first["best_seed"] == "a.seed-1"
+    assert (first["best_seed"], first["made_of"]) == ("a.seed-1", "what made a 1")
     assert [row["on_front"] for row in found["points"]] == [True, False, False, False]
 
 
@@ -276,7 +295,8 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     clone, students = with_preset, with_preset.path / ".checkpoints/tiny_front_students"
     table = tmp_path / "ladder.yaml"
     students_and_reference = (
-        "{small: {network: inverted_residual, channels: [4, 4, 8]}}\nreferences: {net: {width: 0.5}}"
+        "{small: {network: inverted_residual, channels: [4, 4, 8]}}\n"
+        "references: {net: {width: 0.5}, other: {weights: not-there.weights.h5}}"
     )
     table.write_text(f"share: 0.5\nstudents: {students_and_reference}\n")
     command = ["env", f"LADDER={table}", "studies/front.sh", "tiny"]
@@ -290,10 +310,11 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     assert [line for line in done.stderr.splitlines() if line.startswith("student ")] == [
         "student 2 of 2: small.seed-0"
     ]
-    assert "reference 1 of 1: net\n" in done.stderr
+    assert "reference 1 of 2: net\n" in done.stderr
+    assert "\nother is left out: " in done.stderr
     assert state(clone) == before
     experiments = clone.run("dvc", "exp", "list", "--name-only").stdout.split()
-    assert {"front-preset.seed-0", "front-small.seed-0"} <= set(experiments)
+    assert {"tiny_front-preset.seed-0", "tiny_front-small.seed-0"} <= set(experiments)
 
     found = json.loads((clone.path / "results/tiny_front/front.json").read_text())
     assert [(row["name"], row["variant"]) for row in found["points"]] == [

@@ -22,11 +22,21 @@ from distillation.data.records import Records
 from distillation.data.splits import Example, image_id
 from distillation.errors import InputError
 from distillation.inference.forward import forward_pass, plain_images
-from distillation.inference.published import RANGES, LiteRTTeacher, Reading, costs, load_trained, scaled
+from distillation.inference.published import (
+    FLOOR,
+    RANGES,
+    LiteRTTeacher,
+    Reading,
+    costs,
+    load_trained,
+    save_litert,
+    scaled,
+)
 from distillation.networks.network import load_network
 from distillation.params import Params, Teacher
 from distillation.training.own_file import open_own
 from distillation.training.own_teacher import no_better_than_chance, take_own
+from studies import ladder
 
 SIZE, CLASSES = 32, ["dark", "grey", "light"]
 LEVELS = np.array([40, 128, 215])
@@ -347,6 +357,16 @@ def test_broken_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(InputError, match=rf"teacher\.file = '{name}' cannot be used: ") as caught:
             open_own(name, SIZE)
         assert "\n" not in str(caught.value)
+
+
+def test_the_front_measures_a_litert_teacher_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    content = to_litert(linear(np.ones((3, 3)), np.zeros(3)))
+    save_litert(content, Reading("0..255", False, FLOOR, [0, 1, 2]), "models/teacher")
+    measured = ladder.measure([])
+    assert list(measured) == ["teacher"]
+    assert measured["teacher"]["bytes"] == len(content)
+    assert measured["teacher"]["milliseconds"] > 0
 
 
 def test_litert_file_for_several_images_is_refused(take):
