@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distillation.console import progress, run
+from distillation.console import progress, run, warn
 from distillation.data.records import RECORDS, Manifest, write_records
 from distillation.data.splits import (
     NO_SPLIT,
@@ -16,6 +16,7 @@ from distillation.data.splits import (
     VALIDATION,
     class_counts,
     drop_copies,
+    hardly_copies,
     hide_labels,
     overlapping,
     random_ranks,
@@ -51,6 +52,12 @@ def main(params: Params) -> str:
         )
         write_records(directory, placed, manifest)
         shutil.rmtree(directory / "spool")
+    for split, count in manifest.near_duplicates.items():
+        if hardly_copies(count, manifest.size(split)):
+            warn(
+                f"{count:,} of {manifest.size(split):,} {split} images look like a training image: if they are copies, "
+                "or shots of one moment, accuracies will be too high (docs/data.md)"
+            )
     sizes = ", ".join(f"{manifest.size(name):,} {name}" for name in SPLITS)
     return f"prepare: {sizes} images of {len(classes)} classes -> {RECORDS}"
 
@@ -79,7 +86,9 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
     del ranks  # before much more memory is taken
     near = {name: resembling(spool.hashes[mask], spool.hashes[train]) for name, mask in of_split.items()}
     unlabeled = stays & ~labeled
-    dropped["overlapping"][unlabeled] = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
+    copies = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
+    if not hardly_copies(int(copies.sum()), len(copies)):
+        dropped["overlapping"][unlabeled] = copies
     unlabeled &= ~dropped["overlapping"]
     splits[unlabeled] = TRAIN
     lost = {"unlabeled": NO_SPLIT, "train": TRAIN, "validation": VALIDATION}
@@ -94,7 +103,9 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
         source={"name": source.name, "version": source.version},
         duplicates_dropped=int(dropped["duplicates"].sum()),
         conflicting_duplicates_dropped=int(dropped["conflicting"].sum()),
-        official_splits=source.splits,
+        official_splits={  # all images of one may have been copies
+            name: own for name, own in source.splits.items() if (stays & (spool.splits == SPLITS.index(name))).any()
+        },
         overlapping_dropped={
             name: int(dropped["overlapping"][spool.splits == split].sum()) for name, split in lost.items()
         },

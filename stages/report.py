@@ -15,6 +15,7 @@ from distillation.data.records import Records, decode
 from distillation.data.views import augmented, plain
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_text
+from distillation.inference.published import load_trained
 from distillation.params import Params
 from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
@@ -75,7 +76,8 @@ def _galleries(params: Params, train: Records, test: Records, logits: dict[str, 
     sample = galleries.balanced(train.labels, 50)
     kinds = galleries.by_difficulty(labels, logits["teacher"])
     chosen = list(kinds)
-    teacher_views, student_views = (_views(params, train, size.image_size) for size in (params.teacher, params.student))
+    sides = load_trained("models/teacher").input_shape[1], params.student.image_size  # one's own file has its own side
+    teacher_views, student_views = (_views(params, train, side) for side in sides)
     titles = ["plain", *(f"view {number}" for number in range(len(teacher_views) - 1))]
     return {
         "montage": galleries.montage(_images(train, sample), classes[train.labels[sample]]),

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from distillation.data import spool
 from distillation.data.records import Records, decode
 from distillation.data.splits import UNLABELED
 from distillation.errors import InputError
@@ -101,6 +102,53 @@ def test_folder_that_cannot_be_used_is_named(photos: Params, images: dict[str, b
     fill(Path("photos"), images)
     assert words in complaint(prepare, photos)
     assert contents(Path("data")) == before
+
+
+def test_every_file_that_is_no_image_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(spool, "MOST_NAMED", 4)
+    fill(Path("photos"), PHOTOS | {f"a/{number}.heic": b"a photograph" for number in range(6)})
+    with pytest.raises(InputError) as caught:
+        prepare.main(photos)
+    *named, rest = map(str, caught.value.args)
+    assert len({*named}) == 4
+    assert all(problem.endswith(".heic: not an image that Pillow can read") for problem in named)
+    assert rest == "2 more images cannot be read"
+
+
+def test_shots_of_one_scene_are_no_copies_and_a_warning_says_so(photos: Params, capsys: pytest.CaptureFixture):
+    scene = Image.fromarray(random_image(np.random.default_rng(0), 64)).resize((64, 64))
+
+    def shot(number: int) -> bytes:
+        pixels = np.asarray(scene).copy()
+        pixels[number % 60, :4] = number  # a scratch
+        return encoded(Image.fromarray(pixels), "JPEG", quality=95)
+
+    numbers = iter(range(200))
+    images = {f"train/{name}/{n}.jpg": shot(next(numbers)) for name in "ab" for n in range(20)}
+    images |= {f"test/{name}/{n}.jpg": shot(next(numbers)) for name in "ab" for n in range(10)}
+    fill(Path("photos"), images)
+    prepare.main(photos)
+    manifest = Records("test").manifest
+    assert {name: manifest.size(name) for name in ("train", "validation", "test")} == {
+        **{"train": 36, "validation": 4, "test": 20},
+    }
+    assert manifest.overlapping_dropped == {"unlabeled": 0, "train": 0, "validation": 0}
+    assert "warning: 20 of 20 test images look like a training image: if they are copies," in capsys.readouterr().err
+
+
+def test_validation_split_of_copies_is_none(photos: Params):
+    images = {f"train/{name}": content for name, content in PHOTOS.items()}
+    held_out = {f"{name}/{n}.jpg": jpeg(50 + 10 * label + n) for label, name in enumerate("ab") for n in range(2)}
+    images |= {f"{split}/{name}": content for name, content in held_out.items() for split in ("test", "val")}
+    fill(Path("photos"), images)
+    prepare.main(photos)
+    manifest = Records("test").manifest
+    assert manifest.official_splits == {"train": "train", "test": "test"}
+    assert manifest.overlapping_dropped["validation"] == 4
+    assert manifest.size("validation") == 2
+    fill(Path("photos"), images | {"val/b/own.jpg": jpeg(70)})
+    words = "class a has no image in the official validation split (copies of test images do not count), or set"
+    assert words in complaint(prepare, photos)
 
 
 def test_official_test_is_never_reduced_and_what_overlaps_with_it_costs_training(photos: Params):

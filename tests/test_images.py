@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import encoded, random_image, smooth_image
-from PIL import Image
+from PIL import Image, ImageOps
 
 from distillation.data.splits import NEAR_BITS
 from distillation.errors import InputError
@@ -113,6 +113,17 @@ def test_exif_orientation_is_applied(orientation: int):
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](quadrants())))
     content = encoded(stored, "JPEG", quality=100, subsampling=0, exif=exif)
+    assert_shows(read_rgb(content), quadrants(), tolerance=4)
+
+
+def test_tags_that_cannot_be_written_do_not_matter():
+    # Orientation 6, and a horizontal resolution of -1/0, which cameras have written.
+    entries = struct.pack("<HHIIHHIII", 0x0112, 3, 1, 6, 0x011A, 10, 1, 38, 0)
+    tags = b"II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<ii", -1, 0)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](quadrants())))
+    content = encoded(stored, "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0" + tags)
+    with Image.open(io.BytesIO(content)) as image, pytest.raises(Exception, match="out of range"):
+        ImageOps.exif_transpose(image)
     assert_shows(read_rgb(content), quadrants(), tolerance=4)
 
 

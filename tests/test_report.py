@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,12 +23,14 @@ from matplotlib.figure import Figure
 from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.files import read_json, write_json
+from distillation.networks.network import save_network
 from distillation.params import Params
 from distillation.report import charts, galleries, page, style, verdict
 from distillation.report.statistics import MODELS, PREDICTIONS
 from stages import report
 
 CHARTS = ["summary", "learning_curves", "objective", "cost", "reliability"]
+TEACHER_SIDE = 20  # not that of the parameters: as where the teacher is one's own file
 OF_IMAGES = ["montage", "views", "disagreements", "soft_labels"]
 
 
@@ -202,6 +205,9 @@ def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     for name in MODELS:
         table[f"{name}_logits"] = list(rng.normal(0, 2, (len(test), 3)).astype(np.float32))
     table.to_parquet(PREDICTIONS)
+    image = keras.Input((TEACHER_SIDE, TEACHER_SIDE, 3))
+    logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(image))
+    save_network(keras.Model(image, {"logits": logits}), "models/teacher")
     return test
 
 
@@ -231,6 +237,18 @@ def test_report_is_the_same_every_time(params: Params, finished: Records):
         report.main(params)
         written.append({path: path.read_bytes() for path in Path("plots").rglob("*") if path.is_file()})
     assert written[0] == written[1]
+
+
+def test_teachers_views_have_the_side_that_it_takes(params: Params, finished: Records, monkeypatch: pytest.MonkeyPatch):
+    sides, draw = [], galleries.views
+
+    def recorded(teacher: np.ndarray, student: np.ndarray, titles: list[str]) -> Figure:
+        sides.extend((teacher.shape[1:], student.shape[1:]))
+        return draw(teacher, student, titles)
+
+    monkeypatch.setattr(galleries, "views", recorded)
+    report.main(params)
+    assert sides == [(side, side, 3) for side in (TEACHER_SIDE, params.student.image_size)]
 
 
 def test_report_draws_the_objective_of_the_distilled_student(params: Params, finished: Records, tmp_path: Path):

@@ -155,6 +155,21 @@ def test_folder_of_splits_is_taken_together_where_it_is_to_be_split_anew(data: D
     assert len(found) == 5
 
 
+@pytest.mark.parametrize("names", [["val", "test"], ["train", "val", "valid"], ["train"]])
+def test_folders_that_are_no_official_splits_may_be_split_anew(data: Data, tmp_path: Path, names: list[str]):
+    chosen = by_split(data, tmp_path, **dict.fromkeys(names, TRAINING))
+    with open_source(changed(chosen, splits="anew")) as source:
+        assert (source.classes, source.count, source.splits) == (["cat", "dog"], 3 * len(names), {})
+        assert {image.split for image in source.images} == {"train"}
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(".", "more"), ("photos", "photos"), ("photos/of", "photos")])
+def test_unlabeled_images_among_the_classes_are_refused(data: Data, tmp_path: Path, labeled: str, unlabeled: str):
+    chosen = folder(data, tmp_path / labeled, cat=["1.jpg"], dog=["2.jpg"])
+    chosen = changed(chosen, unlabeled=str(tmp_path / unlabeled))
+    assert "one lies in the other; they should lie side by side" in refusal(chosen)
+
+
 def test_only_part_that_is_held_out_is_the_test(data: Data, tmp_path: Path):
     with open_source(by_split(data, tmp_path, train=TRAINING, val=["cat/4.jpg", "dog/5.jpg"])) as source:
         assert source.splits == {"train": "train", "test": "val"}
@@ -256,6 +271,25 @@ NAMED = "# ours\n\nn1 tench # a fish\n n3\tFrench horn\nn2 gas pump\n"
 def test_class_names_come_from_a_file(tmp_path: Path, content: str, expected: list[str]):
     (tmp_path / "names.txt").write_text(content, encoding="utf-8")
     assert read_class_names(tmp_path / "names.txt", ["n1", "n2", "n3"]) == expected
+
+
+@pytest.mark.parametrize("between", [" ", "\t", ", ", ": ", ","])
+def test_class_names_may_have_spaces_and_accents(tmp_path: Path, between: str):
+    classes = ["Ba\u0308r", "fox", "fox cub"]  # the first as macOS writes it
+    lines = [f"fox cub{between}Young fox", f"B\u00e4r{between}Brown bear", f"fox{between}Red fox"]
+    (tmp_path / "names.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt", classes) == ["Brown bear", "Red fox", "Young fox"]
+
+
+def test_names_alone_of_numbered_classes_are_refused_where_their_order_is_unclear(tmp_path: Path):
+    path, names = tmp_path / "names.txt", [f"flower {number}" for number in range(1, 13)]
+    path.write_text("\n".join(names))
+    with pytest.raises(InputError, match=r"in the order of texts \(1, 10, 11, \.\.\.\); each line should"):
+        read_class_names(path, sorted(str(number) for number in range(1, 13)))
+    padded = [f"{number:02d}" for number in range(1, 13)]
+    assert read_class_names(path, padded) == names
+    path.write_text("\n".join(f"{number} flower {number}" for number in range(1, 13)))
+    assert read_class_names(path, ["1", "10", *map(str, range(2, 10)), "11", "12"])[1] == "flower 10"
 
 
 @pytest.mark.parametrize(

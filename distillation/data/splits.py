@@ -20,6 +20,8 @@ TRAIN, VALIDATION, TEST = range(3)
 NO_SPLIT = -1
 UNLABELED = -1
 NEAR_BITS = 4  # of the 64 of a perceptual hash
+# Where more images than these resemble held-out ones, they are hardly copies: it is one scene that they all show.
+MOST_COPIES, MOST_COPIES_SHARE = 10, 0.1
 ID_LENGTH = 16  # hexadecimal digits, 64 bits: a collision among a million images has odds of 3 in 100 million
 
 
@@ -71,13 +73,20 @@ def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict
 def overlapping(hashes: np.ndarray, splits: np.ndarray, stays: np.ndarray) -> np.ndarray:
     """Which of the images that stay, (n,) bool, resemble one of a higher official split (see `resembling`): (n,) bool.
 
-    One that does costs no other image its place.
+    One that does costs no other image its place. Of a split with too many of them (`hardly_copies`) none is found.
     """
     found = np.zeros(len(hashes), bool)
     for split in (VALIDATION, TRAIN):
         lower, higher = stays & (splits == split), stays & ~found & (splits > split)
-        found[lower] = resembling(hashes[lower], hashes[higher])
+        copies = resembling(hashes[lower], hashes[higher])
+        if not hardly_copies(int(copies.sum()), len(copies)):
+            found[lower] = copies
     return found
+
+
+def hardly_copies(count: int, of: int) -> bool:
+    """Whether so many images of a split resemble held-out ones that the hash seems unable to tell the images apart."""
+    return count > max(MOST_COPIES, MOST_COPIES_SHARE * of)
 
 
 def random_ranks(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -117,7 +126,8 @@ def stratified_split(
             official = of_class[splits[of_class] == split]
             placed[official[: max(1, round(len(official) * share))]] = split
             if not len(official):
-                problems.append(f"class {name} has no image in the official {SPLITS[split]} split")
+                copies = " (copies of test images do not count)" if split == VALIDATION else ""
+                problems.append(f"class {name} has no image in the official {SPLITS[split]} split{copies}")
         pool = of_class[splits[of_class] == TRAIN]
         pool = pool[: max(least, round(len(pool) * share))]
         if len(pool) < least:
@@ -165,7 +175,9 @@ def resembling(hashes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     found, reference = np.zeros(len(hashes), bool), np.unique(reference)
     for one, other in itertools.combinations(_BIT_GROUPS, 2):
         mask = one | other
-        ordered = reference[np.argsort(reference & mask)]
+        order = np.argsort(reference & mask)
+        ordered = reference[order]
+        del order  # before much more memory is taken
         keys = ordered & mask
         for start in range(0, len(hashes), _AT_A_TIME):  # which bounds the memory
             block = slice(start, start + _AT_A_TIME)

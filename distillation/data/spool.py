@@ -23,16 +23,31 @@ from distillation.sources.images import perceptual_hash, square_jpeg
 from distillation.sources.open import Original
 
 TASK = 64  # images that a node of a cluster decodes at a time
-_DIGITS = 2  # of an id, in hexadecimal, which name a bucket
+_DIGITS = 3  # of an id, in hexadecimal, which name a bucket: a million photographs are 20 GB, and 5 MB in each
+MOST_NAMED = 20  # images that can't be read
 
 
 def stored(images: Iterable[Original], classes: list[str], data: Data) -> Iterator[tuple[Example, int]]:
     """Each of `images` as it is stored, with its perceptual hash, in their order; several are on their way at a time.
 
     Where `RAY_ADDRESS` names a Ray cluster, its nodes decode and encode them, else this machine's cores.
-    Raises `InputError` where one can't be read, or its label is not of `classes`.
+    Raises `InputError` where a label is not of `classes`, and, after all images, where some can't be read: it has a
+    problem for each.
     """
-    settings = classes, data
+    problems = []
+    for result in _results(images, (classes, data)):
+        if isinstance(result, InputError):
+            problems.append(result)
+        else:
+            yield result
+    if problems:
+        more = len(problems) - MOST_NAMED
+        raise InputError(*problems[:MOST_NAMED], *([f"{more:,} more images cannot be read"] if more > 0 else []))
+
+
+def _results(
+    images: Iterable[Original], settings: tuple[list[str], Data]
+) -> Iterator[tuple[Example, int] | InputError]:
     if not cluster.wanted():
         yield from map_in_order(functools.partial(_stored, settings), images)
         return
@@ -43,11 +58,12 @@ def stored(images: Iterable[Original], classes: list[str], data: Data) -> Iterat
             yield from examples
 
 
-def _all_stored(settings: tuple[list[str], Data], images: list[Original]) -> list[tuple[Example, int]]:
+def _all_stored(settings: tuple[list[str], Data], images: list[Original]) -> list[tuple[Example, int] | InputError]:
     return [_stored(settings, image) for image in images]
 
 
-def _stored(settings: tuple[list[str], Data], image: Original) -> tuple[Example, int]:
+def _stored(settings: tuple[list[str], Data], image: Original) -> tuple[Example, int] | InputError:
+    """The image as it is stored, and its hash; or why it can't be read."""
     classes, data = settings
     label, split = (UNLABELED, NO_SPLIT) if image.label is None else (image.label, SPLITS.index(image.split))
     if image.label is not None and not 0 <= label < len(classes):
@@ -57,9 +73,9 @@ def _stored(settings: tuple[list[str], Data], image: Original) -> tuple[Example,
         if jpeg == image.encoded:  # not encoded anew: TensorFlow refuses some damaged files that Pillow reads
             tf.io.decode_jpeg(jpeg, channels=3)
     except InputError as error:
-        raise InputError(f"{image.source}: {error}") from None
+        return InputError(f"{image.source}: {error}")
     except tf.errors.InvalidArgumentError:
-        raise InputError(f"{image.source}: cannot be decoded (damaged JPEG)") from None
+        return InputError(f"{image.source}: cannot be decoded (damaged JPEG)")
     return Example(image_id(image.encoded), label, image.source, jpeg, split), perceptual_hash(jpeg)
 
 

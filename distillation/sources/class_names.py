@@ -1,5 +1,7 @@
 """Readable names for classes."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +11,10 @@ from distillation.errors import InputError, reason
 def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
     """The names that the file at `path` gives to `classes`, in their order; an empty file keeps the names they have.
 
-    The file has one line for each class: either a class of the source and its name (`n01440764 tench`), or the names
-    alone, in the order of the classes. Empty lines, and comments after #, are ignored. Raises `InputError` where a
-    class is unknown or missing, or two classes have one name.
+    The file has one line for each class: either a class of the source and its name (`n01440764 tench`; a comma or a
+    colon may stand between), or the names alone, in the order of the classes. Empty lines, and comments after #, are
+    ignored. Raises `InputError` where a class is unknown or missing, or two classes have one name, and for names alone
+    where the classes are numbers, which have two orders.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -22,9 +25,17 @@ def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
     lines = list(filter(None, lines))
     if not lines:
         return list(classes)
-    pairs = [line.split(maxsplit=1) for line in lines]
-    if any(len(pair) == 2 and pair[0] in classes for pair in pairs):
+    keys = sorted((_composed(name) for name in classes), key=len, reverse=True)  # of `red fox` and `red`, the longer
+    begins = re.compile(rf"({'|'.join(map(re.escape, keys))})(?:\s*[:,]\s*|\s+|$)(.*)")
+    pairs = [found.groups() if (found := begins.match(_composed(line))) else (None, line) for line in lines]
+    if any(known and name for known, name in pairs):
         names = _by_class(path, pairs, classes)
+    elif all(map(str.isdecimal, classes)) and sorted(classes, key=int) != list(classes):
+        order = ", ".join([*classes[:3], "..."])
+        raise InputError(
+            f"{path} has names alone, but the classes are numbers in the order of texts ({order}); each line should "
+            "be a class and its name"
+        )
     elif len(lines) != len(classes):
         raise InputError(f"{path} has {len(lines)} names; it should have one for each of the {len(classes)} classes")
     else:
@@ -35,15 +46,22 @@ def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _by_class(path: Path, pairs: list[list[str]], classes: Sequence[str]) -> list[str]:
+def _by_class(path: Path, pairs: list[tuple[str | None, str]], classes: Sequence[str]) -> list[str]:
     names = {}
-    for known, *name in pairs:
-        if known not in classes:
-            raise InputError(f"{path} has a line that begins with {known}, which is no class ({classes[0]} is)")
+    for known, name in pairs:
+        if known is None:
+            raise InputError(
+                f"{path} has a line that begins with {name.split()[0]}, which is no class ({classes[0]} is)"
+            )
         if known in names or not name:
             raise InputError(f"{path} should have one line for class {known}, and a name in it")
-        (names[known],) = name
+        names[known] = name
     for known in classes:
-        if known not in names:
+        if _composed(known) not in names:
             raise InputError(f"{path} has no line for class {known}")
-    return [names[known] for known in classes]
+    return [names[_composed(known)] for known in classes]
+
+
+def _composed(text: str) -> str:
+    """`text` with each accent in its letter: macOS names files with accents apart."""
+    return unicodedata.normalize("NFC", text)

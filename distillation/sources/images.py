@@ -6,12 +6,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from scipy.fft import dctn
 
 from distillation.errors import InputError, reason
 
 JPEG_QUALITY = 95
+_TURN = Image.Transpose
+_UPRIGHT = {  # what makes an image upright, by its orientation in EXIF
+    2: _TURN.FLIP_LEFT_RIGHT,
+    3: _TURN.ROTATE_180,
+    4: _TURN.FLIP_TOP_BOTTOM,
+    5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE,
+    8: _TURN.ROTATE_90,
+}
 
 
 def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image.Image:
@@ -29,7 +39,9 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
             if least:
                 image.draft(None, (least, least))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            # Not ImageOps.exif_transpose, which writes all tags anew, and fails on those of some cameras.
+            upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            return _to_rgb(image if upright is None else image.transpose(upright))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
     except Image.UnidentifiedImageError:

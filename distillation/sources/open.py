@@ -57,6 +57,12 @@ class Source:
 def open_source(data: Data) -> Iterator[Source]:
     """Open the data set that `data.name` asks for: `pet_sketches`, `folder`, or any name TFDS knows."""
     if data.name == "folder":
+        labeled, unlabeled = Path(data.folder).resolve(), Path(data.unlabeled).resolve()
+        if unlabeled.is_relative_to(labeled) or labeled.is_relative_to(unlabeled):
+            raise InputError(
+                f"data.unlabeled = {data.unlabeled!r} and data.folder = {data.folder!r}: one lies in the other; they "
+                "should lie side by side, since every folder in data.folder is a class"
+            )
         yield _folder(Path(data.folder), data.splits)
     elif data.name == "pet_sketches":
         from distillation.sources.pet_sketches import PetSketches
@@ -135,20 +141,19 @@ def _folder(folder: Path, splitting: str) -> Source:
         raise InputError(f"data.folder = {str(folder)!r} is no folder; it should hold one folder of images per class")
     inside = _folders(folder)
     meant = {name: _MEANING[name.lower()] for name in inside if name.lower() in _MEANING}
-    training = {folder / name: split for name, split in meant.items() if split == "train"}
+    training = [folder / name for name, split in meant.items() if split == "train"]
     roots, splits = {folder: "train"}, {}
     if len(meant) == len(inside) or any(map(_folders, training)):
         for name in inside:
             if name not in meant:
                 known = " and ".join(meant)
                 raise InputError(f"{folder / name} is no split, but stands beside {known}; move it elsewhere")
-        splits = official_splits(inside, f"data.folder = {str(folder)!r}")
-        roots = {folder / name: split for split, name in splits.items()} or training or roots
+        if splitting == "official":
+            splits = official_splits(inside, f"data.folder = {str(folder)!r}")
+        alike = training if splitting == "official" else [folder / name for name in meant]
+        roots = {folder / name: split for split, name in splits.items()} or dict.fromkeys(alike, "train") or roots
     names_in = {root: _folders(root) for root in roots}
     classes = sorted({name for root, split in roots.items() if split == "train" for name in names_in[root]})
-    if splits and splitting == "anew":
-        classes = sorted({name for names in names_in.values() for name in names})
-        roots, splits = dict.fromkeys(roots, "train"), {}
     if len(classes) < 2:
         (where,) = [root for root, split in roots.items() if split == "train"][:1]
         where = f"data.folder = {str(folder)!r}" if where == folder else where
