@@ -15,6 +15,7 @@ from distillation import cluster
 from distillation.data.records import Records
 from distillation.inference import on_nodes
 from distillation.inference.forward import forward_pass, predictions, to_litert, view_images
+from distillation.inference.litert import Network
 
 IMAGES, ROUNDS, STORE = 10_000, 5, 2**30
 
@@ -22,7 +23,7 @@ IMAGES, ROUNDS, STORE = 10_000, 5, 2**30
 def main() -> None:
     with workspace(IMAGES, 1) as params:
         records, size = Records("train"), params.teacher.image_size
-        network = to_litert(random_teacher(params))
+        network = Network(to_litert(random_teacher(params)))
         forward = forward_pass(network)
         ray = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE})
         for _ in range(2):

@@ -3,16 +3,19 @@
 import itertools
 import shutil
 
+import keras
 import tensorflow as tf
 
 from distillation import cluster
 from distillation.console import note, run
 from distillation.data.records import Records
+from distillation.errors import InputError, reason
 from distillation.files import replacing
 from distillation.inference import on_nodes
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
-from distillation.inference.forward import forward_pass, in_int8, predictions, to_litert, view_images
+from distillation.inference.forward import forward_pass, in_int8, in_litert, predictions, to_litert, view_images
+from distillation.inference.litert import Network
 from distillation.inference.published import LiteRTTeacher, load_trained
 from distillation.params import Params
 from distillation.resume import unfinished
@@ -28,14 +31,14 @@ def main(params: Params) -> str:
     All labeled images are answered, and unlabeled ones as far as the budget of answers reaches. Logits are stored raw,
     float32 (classes,), so another temperature or alpha does not run the teacher again. Of each feature map, the
     principal components are stored, float16 (height, width, channels). A killed run goes on after its last part. Where
-    `RAY_ADDRESS` names a Ray cluster, its nodes compute the answers, unless the teacher is from a `.tflite` file.
+    `RAY_ADDRESS` names a Ray cluster, its nodes compute the answers, unless the teacher is from a `.tflite` file, or
+    LiteRT cannot convert it.
     """
     records, teacher = Records("train", at_most=params.budget.answered), load_trained("models/teacher")
     views = params.budget.views(len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
     own = isinstance(teacher, LiteRTTeacher)  # it has no feature maps, and runs on this machine
-    on_cluster = cluster.wanted() and not own
     if not own:
         teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
     folder = unfinished(STAGE)
@@ -43,7 +46,10 @@ def main(params: Params) -> str:
     if done * PART < views * len(records):
         network = teacher
         if params.teacher.answers == "int8" and not own:
-            network = to_litert(teacher, in_int8(sample.take(INT8_BATCHES), tf.float32))
+            network = _quantised(teacher, sample.take(INT8_BATCHES))
+        elif cluster.wanted() and not own:
+            network = in_litert(teacher) or teacher
+        on_cluster = cluster.wanted() and isinstance(network, Network)
         forward, images = forward_pass(network), view_images(records, size, params.views, views, first=done * PART)
         alone = " on this machine alone" if on_cluster else ""
         note(f"{STAGE}: {forecast(forward, images, views * len(records) - done * PART)}{alone}")
@@ -57,6 +63,16 @@ def main(params: Params) -> str:
     with replacing(ANSWERS) as temporary:
         shutil.move(folder, temporary)
     return f"{STAGE}: {views} views of {len(records):,} images -> {ANSWERS}"
+
+
+def _quantised(teacher: keras.Model, sample: tf.data.Dataset) -> Network:
+    try:
+        return Network(to_litert(teacher, in_int8(sample, tf.float32)))
+    except Exception as error:  # the converter raises half a dozen kinds
+        problem = (
+            f"teacher.answers = int8, should be float32: LiteRT cannot convert this teacher to int8 ({reason(error)})"
+        )
+        raise InputError(problem) from None
 
 
 if __name__ == "__main__":

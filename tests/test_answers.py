@@ -15,7 +15,7 @@ from keras import layers
 from distillation import resume
 from distillation.data.records import Records
 from distillation.errors import InputError
-from distillation.inference import answers
+from distillation.inference import answers, components
 from distillation.inference.answers import ANSWERS, Answers, forecast, part_path, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import BATCH, Arrays, plain_images, view_images
@@ -378,6 +378,48 @@ def test_answers_in_int8_are_near_those_in_float32_and_the_same_every_time(workp
         assert not np.array_equal(found, expected), name
     cache_teacher_logits.main(in_int8)
     assert contents(ANSWERS) == before
+
+
+def test_what_litert_cannot_convert_answers_in_keras_and_not_in_int8(
+    workplace: Path, small: Params, teacher: keras.Model, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("CI", raising=False)
+    side = teacher.input_shape[1]
+    image = keras.Input((side, side, 3), name="image")
+    resized = keras.layers.Resizing(side, side, antialias=True)(keras.layers.Resizing(side + 1, side + 1)(image))
+    network = keras.Model(image, {"logits": select(teacher, "logits")(resized)["logits"]}, name="teacher")
+    save_network(network, "models/teacher")
+    cache_teacher_logits.main(small)
+    assert "teacher runs in Keras, since LiteRT cannot convert it" in capsys.readouterr().err
+    images = [*view_images(Records("train"), side, small.views, 1).as_numpy_iterator()]
+    expected = np.concatenate([network.predict_on_batch(batch)["logits"] for batch in images])
+    np.testing.assert_allclose(np.load(part_path(ANSWERS, 0) / "logits.npy")[: len(expected)], expected, atol=1e-4)
+    before = contents(ANSWERS)
+    with pytest.raises(InputError, match=r"teacher\.answers = int8, should be float32: LiteRT cannot convert"):
+        cache_teacher_logits.main(small.model_copy(update={"teacher": changed(small.teacher, answers="int8")}))
+    assert contents(ANSWERS) == before
+
+
+@pytest.mark.parametrize(("most", "batches"), [(10**9, 3), (2 * 32 * 4 * 64, 2), (1, 1)])
+def test_components_are_found_from_no_more_maps_than_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, most: int, batches: int
+):
+    monkeypatch.setattr(components, "MOST_BYTES", most)
+    image, asked = keras.Input((32, 32, 3), name="image"), []
+    middle = keras.layers.Conv2D(8, 16, 16)(image)  # 2 x 2 x 8
+    last = keras.layers.Conv2D(32, 2)(middle)  # 1 x 1 x 32: 64 values together
+    logits = keras.layers.Dense(3)(keras.layers.Flatten()(last))
+    network = keras.Model(image, {"logits": logits, "middle_map": middle, "last_map": last})
+    original = components.predict
+
+    def counted(forward: Callable, images: tf.data.Dataset, label: str) -> Arrays:
+        asked.append(len(images))
+        return original(forward, images, label)
+
+    monkeypatch.setattr(components, "predict", counted)
+    sample = tf.data.Dataset.from_tensor_slices(np.random.default_rng(0).random((96, 32, 32, 3), np.float32)).batch(32)
+    components.with_components(network, sample, 4, "sample")
+    assert asked == [batches]
 
 
 def principal_components(maps: np.ndarray, channels: int) -> np.ndarray:

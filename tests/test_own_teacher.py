@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from clone import TINY, Clone, copy_of_the_product, draw_folder
 from helpers import changed, encoded, write
 from keras import layers, ops
@@ -35,7 +36,7 @@ from distillation.inference.published import (
 from distillation.networks.network import load_network
 from distillation.params import Params, Teacher
 from distillation.training.own_file import open_own
-from distillation.training.own_teacher import no_better_than_chance, take_own
+from distillation.training.own_teacher import _as_yaml, certain_permutation, no_better_than_chance, take_own
 from studies import ladder
 
 SIZE, CLASSES = 32, ["dark", "grey", "light"]
@@ -151,6 +152,27 @@ def test_a_file_that_leaves_its_size_open_takes_that_of_the_parameters(take):
     assert teacher.output["middle_map"].shape[1:] == (4, 4, 4)
 
 
+def test_a_file_whose_preprocessing_is_arithmetic_keeps_its_maps(take, images: np.ndarray):
+    """Keras names the file's own operations, such as `subtract`, as it would those that are added."""
+    image = keras.Input((SIZE, SIZE, 3))
+    x = ops.subtract(1.0, ops.cast(ops.maximum(ops.log(ops.add(image, 1.0)), 0.0), "float32"))
+    for _ in range(5):
+        x = layers.Conv2D(4, 3, 2, padding="same")(x)
+    x = ops.concatenate([layers.GlobalAveragePooling2D()(x), layers.GlobalAveragePooling2D()(image)], axis=-1)
+    head = layers.Dense(3, activation="softmax")
+    network = keras.Model(image, head(x))
+    kernel = np.zeros((7, 3))
+    kernel[4:] = 2 * LEVELS / 3
+    head.set_weights([kernel * 60 / 255**2, -(LEVELS**2) * 60 / 255**2])
+    keras.backend.clear_session()  # names begin anew, as in another process
+    teacher, row = take(network)
+    assert row["validation_accuracy"] == 1
+    assert set(teacher.output) == {"logits", "middle_map", "last_map"}
+    expected = network.predict(images, verbose=0)
+    np.testing.assert_allclose(probabilities(teacher.predict(images, verbose=0)["logits"]), expected, atol=1e-5)
+    assert costs(teacher)["macs"] == 16 * 16 * 27 * 4 + (64 + 16 + 4 + 1) * 36 * 4 + 7 * 3
+
+
 def test_layers_may_have_the_names_of_those_that_are_added(take, images: np.ndarray):
     """And those of networks within the file may be alike: then it is not taken apart, and has no feature maps."""
     network = brightness("0..1")
@@ -162,6 +184,13 @@ def test_layers_may_have_the_names_of_those_that_are_added(take, images: np.ndar
     assert set(teacher.output) == {"logits"}
     expected = network.predict(scaled(images, "0..1"), verbose=0)
     np.testing.assert_allclose(teacher.predict(images, verbose=0)["logits"], expected, atol=1e-3)
+
+
+def test_names_that_meet_in_a_file_of_open_size_are_refused(take):
+    image = keras.Input((None, None, 3), name="image")
+    inner = brightness("0..255", size=None)
+    with pytest.raises(InputError, match="All operation names should be unique"):
+        take(keras.Model(image, inner(layers.Identity(name=inner.layers[-1].name)(image))))
 
 
 def test_equal_files_are_published_with_equal_bytes(take):
@@ -251,6 +280,25 @@ def test_another_order_of_classes_is_named(take):
         take(network, classes=["dark", "light", "grey"])
     with pytest.raises(InputError, match=r"'-1..1' and teacher\.classes to \[light, dark, grey\]$"):
         take(brightness("-1..1", order=(2, 0, 1)), input_range="0..255")
+
+
+@pytest.mark.parametrize("of_each", [1, 3, 12])
+def test_order_of_many_classes_is_named_only_where_it_is_sure(of_each: int):
+    classes, rng = 100, np.random.default_rng(0)
+    labels, order = np.repeat(np.arange(classes), of_each), rng.permutation(classes)
+    guesses = np.argsort(order)[labels]
+    assert certain_permutation(guesses, labels, classes).tolist() == order.tolist()
+    wrong = rng.random(len(labels)) < 0.1
+    guesses[wrong] = rng.integers(0, classes, wrong.sum())
+    found = certain_permutation(guesses, labels, classes)
+    assert found.tolist() == order.tolist() if of_each == 12 else found is None
+    assert certain_permutation(guesses[labels > 0], labels[labels > 0], classes) is None
+
+
+def test_names_of_classes_can_be_put_into_yaml_as_they_are_named():
+    names = ["1", "no", "a, b", "Bär", "light", "x" * 200]
+    assert yaml.safe_load(f"classes: {_as_yaml(names)}") == {"classes": names}
+    assert _as_yaml(["light", "dark"]) == "[light, dark]"
 
 
 def test_classes_that_are_not_those_of_the_data_are_named(take):
@@ -367,6 +415,12 @@ def test_the_front_measures_a_litert_teacher_as_it_is(tmp_path: Path, monkeypatc
     assert list(measured) == ["teacher"]
     assert measured["teacher"]["bytes"] == len(content)
     assert measured["teacher"]["milliseconds"] > 0
+
+
+def test_litert_file_of_open_size_is_refused(take):
+    image = keras.Input((None, None, 3))
+    with pytest.raises(InputError, match="it leaves the size of its input open: convert it with a fixed one"):
+        take(to_litert(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(image)))))
 
 
 def test_litert_file_for_several_images_is_refused(take):

@@ -104,6 +104,10 @@ def test_macs_of_networks_within_a_network_and_of_dense_layers_on_maps():
         ),
         ({"network": "InceptionV3", "width": 1.0}, r"InceptionV3 at teacher\.image_size = 64 cannot be built: "),
         ({"network": "VGG16", "width": 1.0, "weights": "nowhere.h5"}, r"teacher\.weights = 'nowhere\.h5' should be"),
+        (
+            {"network": "EfficientNetB0", "width": 1.0, "weights": __file__},
+            r"would be read wrongly by EfficientNetB0: it",
+        ),
     ],
     ids=str,
 )

@@ -38,10 +38,8 @@ def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
     elif tf.config.list_physical_devices("GPU"):
         return network.predict_on_batch
     else:
-        try:
-            one_core = Network(*frozen(network))
-        except Exception as error:  # the converter raises half a dozen kinds
-            note(f"{network.name} runs in Keras, since LiteRT cannot convert it ({reason(error)[:200]})")
+        one_core = in_litert(network)
+        if one_core is None:
             return network.predict_on_batch
     cores = os.cpu_count() or 1
     threads = ThreadPoolExecutor(cores)
@@ -50,6 +48,15 @@ def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
         return joined([*threads.map(one_core, np.array_split(images, min(cores, len(images))))])
 
     return forward
+
+
+def in_litert(network: keras.Model) -> Network | None:
+    """`network` in LiteRT; None, and a note, where LiteRT cannot convert it."""
+    try:
+        return Network(*frozen(network))
+    except Exception as error:  # the converter raises half a dozen kinds
+        note(f"{network.name} runs in Keras, since LiteRT cannot convert it ({reason(error)[:200]})")
+        return None
 
 
 def predict(forward: Forward, images: tf.data.Dataset, label: str) -> Arrays:

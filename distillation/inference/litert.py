@@ -21,7 +21,7 @@ class Network:
     """
 
     def __init__(self, content: bytes, names: dict[str, str] | None = None):
-        self._content, self._names, self._own = content, names, threading.local()
+        self.content, self.names, self._own = content, names, threading.local()
         with without_lines("INFO: Created TensorFlow Lite XNNPACK delegate"):
             _, source, outputs = self._interpreter()
         one, *self.input_shape = source["shape"].tolist()
@@ -42,13 +42,13 @@ class Network:
     def _interpreter(self) -> tuple[Interpreter, dict, dict[str, dict]]:
         """This thread's interpreter, its input, and its outputs by name."""
         if not hasattr(self._own, "interpreter"):
-            interpreter = Interpreter(model_content=self._content, num_threads=1)
+            interpreter = Interpreter(model_content=self.content, num_threads=1)
             interpreter.allocate_tensors()
             (source,) = interpreter.get_input_details()
-            if self._names is None:
+            if self.names is None:
                 outputs = interpreter.get_signature_runner().get_output_details()
             else:
-                outputs = {self._names[tensor["name"]]: tensor for tensor in interpreter.get_output_details()}
+                outputs = {self.names[tensor["name"]]: tensor for tensor in interpreter.get_output_details()}
             self._own.interpreter = interpreter, source, outputs
         return self._own.interpreter
 

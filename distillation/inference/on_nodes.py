@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,7 +11,7 @@ from distillation import cluster
 from distillation.console import progress
 from distillation.data.records import Records
 from distillation.inference.answers import PART, Arrays, as_stored, joined
-from distillation.inference.forward import BATCH, drawn, frozen, numbered
+from distillation.inference.forward import BATCH, drawn, numbered
 from distillation.inference.litert import Network
 from distillation.params import Views
 
@@ -20,18 +19,17 @@ TASK = PART // 8  # answers: seconds of work, so that sending costs little, and 
 
 
 def predictions(
-    network: keras.Model | bytes, records: Records, size: int, views: Views, count: int, first: int, label: str
+    network: Network, records: Records, size: int, views: Views, count: int, first: int, label: str
 ) -> Iterator[Arrays]:
     """What `forward.predictions` gives of `view_images`, as it is stored, task by task (see `cluster.map_in_order`).
 
     Args:
-        network: as `forward_pass` takes it, for images of `size`.
+        network: takes images of `size`.
         records, size, views, count, first: see `view_images`.
         label: what the progress bar says.
     """
     examples = numbered(records, count, first)
-    content, names = (network, None) if isinstance(network, bytes) else frozen(network)
-    teacher = _Teacher(content, names, records.manifest.image_size, size, views)
+    teacher = _Teacher(network.content, network.names, records.manifest.image_size, size, views)
     tasks = ((rows.tolist(), numbers) for rows, numbers in examples.batch(TASK).prefetch(2).as_numpy_iterator())
     return progress(cluster.map_in_order(_answer, teacher, tasks, label), -(-len(examples) // TASK), label)
 

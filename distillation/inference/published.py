@@ -73,6 +73,8 @@ class LiteRTFile:
         interpreter = Interpreter(model_content=content)
         sources, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         check_ends(sources, outputs)
+        if -1 in sources[0]["shape_signature"][1:]:
+            raise ValueError("it leaves the size of its input open: convert it with a fixed one")
         self._network = Network(content, {outputs[0]["name"]: "answers"})
         self.outputs = row_length(self._network.output_shapes["answers"])
         shape = self._network.input_shape

@@ -10,6 +10,7 @@ from types import ModuleType
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.applications import efficientnet
 
 from distillation.errors import InputError, reason
 from distillation.networks.network import feature_maps
@@ -66,6 +67,12 @@ def _application(image: keras.KerasTensor, teacher: Teacher) -> keras.Model:
         raise _no_width(teacher)
     if teacher.weights not in (None, "imagenet"):
         _check_path(teacher.weights)
+        # Keras scales their input once more for the name imagenet alone, and a file fits without that.
+        if hasattr(efficientnet, teacher.network):
+            raise InputError(
+                f"teacher.weights = {teacher.weights!r} would be read wrongly by {teacher.network}: it should be "
+                "imagenet (Keras looks for the file in ~/.keras/models), or the whole classifier be teacher.file"
+            )
     # MobileNets have other weights for some input sizes. Those trained at 224 px serve every size, and Keras loads them
     # where the size is open. Other networks load their own: EfficientNets have one more layer with ImageNet's weights.
     open_size = by_width and teacher.weights == "imagenet"

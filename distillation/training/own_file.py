@@ -75,32 +75,35 @@ def _open_keras(path: str, image_size: int) -> OwnFile:
     if not (isinstance(network, keras.Sequential) or hasattr(network, "operations")):
         raise ValueError(f"it holds a {type(network).__name__}, should be a functional or a sequential network")
     check_ends(network.inputs, network.outputs)
-    _, *shape = network.inputs[0].shape
+    (_, *shape), answers = network.inputs[0].shape, network.outputs[0]
     size = square_side([image_size if side is None else side for side in shape[:-1]] + shape[-1:])
+    # Taken apart, its layers may have equal names. Then it stays whole, if the sizes of its maps are known.
+    connections = [taken_apart, *([] if None in shape else [lambda network, x: network(x)])]
 
     def connected(input_range: str, ending: Callable[[keras.KerasTensor], dict[str, keras.KerasTensor]]) -> keras.Model:
         """The network between an input, 0..255 scaled to that range, and an ending."""
         black, white = map(np.array, RANGES[input_range])
-        for connect in (taken_apart, lambda network, x: network(x)):
+        # The ending is one layer: the names of its operations would meet those of the file.
+        end = keras.Input(answers.shape[1:], dtype=answers.dtype)
+        end = keras.Model(end, ending(ops.cast(end, "float32")), name="reading")
+        for connect in connections:
             image = x = keras.Input((size, size, 3), name="image")
             if input_range != "0..255":
                 x = layers.Rescaling(((white - black) / 255).tolist(), black.tolist(), name="input_range")(image)
             try:
-                return keras.Model(image, ending(connect(network, x)), name="teacher")
-            except ValueError as error:  # taken apart, its layers may have equal names
+                return keras.Model(image, end(connect(network, x)), name="teacher")
+            except ValueError as error:
                 problem = error
         raise problem
 
     def publish(reading: Reading, directory: Path) -> None:
-        teacher = connected(
-            reading.input_range, lambda answers: {"logits": logits(ops.cast(answers, "float32"), reading, ops)}
-        )
+        teacher = connected(reading.input_range, lambda answers: {"logits": logits(answers, reading, ops)})
         # The file's layers may belong to other networks too. Copies belong to this network alone.
         copy = keras.models.model_from_json(teacher.to_json())
         copy.set_weights(teacher.get_weights())
         save_network(keras.Model(copy.input, copy.output | feature_maps(copy), name="teacher"), directory)
 
-    plain = connected("0..255", lambda answers: {"answers": ops.cast(answers, "float32")})
+    plain = connected("0..255", lambda answers: {"answers": answers})
     outputs = row_length(plain.output["answers"].shape[1:])
     return OwnFile(size, outputs, forward_pass(plain), FLOOR, publish)
 

@@ -1,9 +1,12 @@
 """A teacher from a file is not trained: it is read, checked on validation images, scored, and published."""
 
+import math
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import yaml
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
@@ -86,9 +89,14 @@ def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
         best = max(better, key=lambda key: (right[key].mean(), -(key[0] != chosen) - key[1]))
         settings = [f"teacher.input_range to {best[0]!r}"] if best[0] != chosen else []
         if best[1]:
-            names = [classes[label] for label in _permutation(guesses[best[0]], labels, len(classes))]
-            in_file = [names[reading.order.index(output)] for output in range(len(names))]
-            settings.append(f"teacher.classes to [{', '.join(in_file)}]")
+            images = plain_images(validation, file.size).as_numpy_iterator()
+            guesses = logits(_answers(file, images, best[0]), reading).argmax(axis=1)
+            found = certain_permutation(guesses, validation.labels, len(classes))
+            if found is None:
+                settings.append("teacher.classes to the classes in the order of the file's outputs")
+            else:
+                in_file = [classes[found[reading.order.index(output)]] for output in range(len(classes))]
+                settings.append(f"teacher.classes to {_as_yaml(in_file)}")
         raise InputError(
             f"{name} is right on {now.sum()} of {len(now)} validation images, but on {right[best].sum()} if read "
             f"otherwise: set {' and '.join(settings)}"
@@ -96,7 +104,8 @@ def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
     if no_better_than_chance(guesses[chosen], labels):
         raise InputError(
             f"{name} is right on {now.sum()} of {len(now)} validation images, which is chance: it should be trained on "
-            f"the classes {', '.join(classes)}, and teacher.input_range be what it was trained with"
+            f"the classes {', '.join(classes)}; teacher.input_range should be what it was trained with, and "
+            "teacher.classes, where they are not sorted, the classes in the order of its outputs"
         )
     note(
         f"{STAGE}: {teacher.file} takes {file.size} px, {chosen}, and answers "
@@ -117,7 +126,23 @@ def no_better_than_chance(guesses: np.ndarray, labels: np.ndarray) -> bool:
     return right < len(labels) and bool(p_value > CHANCE)
 
 
-def _answers(file: OwnFile, images: list[np.ndarray], input_range: str) -> np.ndarray:
+def certain_permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray | None:
+    """The label for each guessed class, or None where some class was seen too rarely, or was confused, to be sure.
+
+    Sure is what most images of both, the guessed class and the label, agree on.
+    """
+    counts = _counts(guesses, labels, classes)
+    found = linear_sum_assignment(counts, maximize=True)[1]
+    agreed = counts[np.arange(classes), found]
+    return found if (2 * agreed > counts.sum(axis=1)).all() and (2 * agreed > counts.sum(axis=0)[found]).all() else None
+
+
+def _as_yaml(names: list[str]) -> str:
+    """A list that can be put into `params.yaml`: names such as `1` and `no` are quoted."""
+    return yaml.safe_dump(names, default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+
+
+def _answers(file: OwnFile, images: Iterable[np.ndarray], input_range: str) -> np.ndarray:
     return np.concatenate([file.forward(scaled(batch, input_range))["answers"] for batch in images])
 
 
@@ -126,7 +151,7 @@ def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
     if teacher.classes is not None:
         if sorted(teacher.classes) != sorted(classes):
             raise InputError(
-                f"teacher.classes = [{', '.join(teacher.classes)}], should be the classes of the data in the order of "
+                f"teacher.classes = {_as_yaml(teacher.classes)}, should be the classes of the data in the order of "
                 f"the file's outputs: {', '.join(classes)}"
             )
         return [teacher.classes.index(name) for name in classes]
@@ -137,9 +162,14 @@ def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
 
 def _permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """The label for each guessed class in the best one-to-one assignment of guesses to labels."""
+    return linear_sum_assignment(_counts(guesses, labels, classes), maximize=True)[1]
+
+
+def _counts(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many images of each label (columns) were guessed to be of each class (rows)."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (guesses, labels), 1)
-    return linear_sum_assignment(counts, maximize=True)[1]
+    return counts
 
 
 def _right_if_permuted(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
