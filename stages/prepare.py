@@ -23,11 +23,11 @@ from distillation.data.splits import (
     resembling,
     stratified_split,
 )
-from distillation.data.spool import Spool, stored
 from distillation.files import replacing
 from distillation.params import Data, Params
 from distillation.sources.class_names import read_class_names
 from distillation.sources.open import Source, open_source, open_unlabeled
+from distillation.sources.spool import Spool, stored
 
 
 def main(params: Params) -> str:

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distillation.data import spool
 from distillation.data.records import Records, decode
 from distillation.data.splits import UNLABELED
 from distillation.errors import InputError
@@ -26,6 +25,7 @@ from distillation.inference import answers
 from distillation.networks.network import save_network
 from distillation.networks.teachers import build_teacher
 from distillation.params import Data, Params
+from distillation.sources import spool
 from distillation.sources.open import Original, Source
 from stages import cache_teacher_logits, distill, prepare, report
 

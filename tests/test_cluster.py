@@ -18,7 +18,6 @@ from helpers import changed
 from keras import layers
 
 from distillation import cluster, resume
-from distillation.data import spool
 from distillation.data.records import RECORDS
 from distillation.data.splits import Example
 from distillation.errors import InputError
@@ -29,6 +28,7 @@ from distillation.inference.forward import BATCH, Arrays
 from distillation.networks.network import save_network
 from distillation.networks.students import build_student
 from distillation.params import Params
+from distillation.sources import spool
 from distillation.sources.open import Original
 from stages import cache_teacher_logits, prepare
 from studies import grid
