@@ -2,7 +2,8 @@
 # Train a ladder of students of one teacher, and publish what each costs and gives: `make front NAME=cats_vs_dogs`.
 #
 # In the environment, LADDER is another table of students than studies/front.yaml, SHARE another share of the preset's
-# budget, SEEDS student seeds. Interrupted, even killed, it goes on where it stopped when called again.
+# budget, SEEDS student seeds. Interrupted, even killed, it goes on where it stopped when called again: the state is saved
+# as it ends, with the stages that the student in training had finished.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
@@ -15,5 +16,4 @@ python -m studies.ladder "$name" --take-up ${ladder[@]+"${ladder[@]}"}
 source studies/stand_in.sh
 
 dvc repro cache_teacher_logits # all students share teacher and cache
-save_state
 python -m studies.ladder "$name" ${ladder[@]+"${ladder[@]}"} --seeds ${SEEDS:-0}

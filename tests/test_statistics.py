@@ -1,12 +1,14 @@
 """Statistics against closed formulas, hand-made cases and simulations whose answer is known."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 from scipy.stats import mannwhitneyu, norm
 
+from distillation.report import statistics
 from distillation.report.statistics import accuracy_difference, expected_calibration_error, reliability, score
 
 
@@ -136,6 +138,22 @@ def test_difference_is_paired():
     found = accuracy_difference(*outcomes(700, 20, 10, 270))
     unpaired = 1.96 * math.sqrt(2 * 0.72 * 0.28 / 1000)
     assert found["ci_high"] - found["ci_low"] < 0.6 * 2 * unpaired
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000, 10**9])
+def test_interval_does_not_depend_on_how_many_are_resampled_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int):
+    expected = accuracy_difference(*outcomes(20, 9, 3, 4))
+    monkeypatch.setattr(statistics, "RESAMPLED_AT_ONCE", at_once)
+    assert accuracy_difference(*outcomes(20, 9, 3, 4)) == expected
+
+
+def test_memory_for_the_interval_does_not_grow_with_the_images():
+    first, second = outcomes(5_500, 3_500, 600, 400)  # all resamples at once would take 2 GB
+    tracemalloc.start()
+    accuracy_difference(first, second)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 def test_difference_turns_its_sign_with_the_models():

@@ -14,6 +14,7 @@ PREDICTIONS = Path("data/predictions.parquet")  # of all three, on the test spli
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
+RESAMPLED_AT_ONCE = 2**20  # images: 24 MB of memory
 ECE_BINS = 15
 
 
@@ -80,8 +81,9 @@ def accuracy_difference(correct: np.ndarray, baseline_correct: np.ndarray) -> di
     and `p_value` (exact McNemar test: a sign test over the images on which just one is right).
     """
     difference = correct.astype(float) - baseline_correct.astype(float)
+    at_once = max(1, RESAMPLED_AT_ONCE // len(difference))  # resamples; the result does not depend on it
     interval = stats.bootstrap(
-        (difference,), np.mean, n_resamples=RESAMPLES, batch=256, method="percentile", rng=np.random.default_rng(0)
+        (difference,), np.mean, n_resamples=RESAMPLES, batch=at_once, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     won, lost = int((difference > 0).sum()), int((difference < 0).sum())
     return {
