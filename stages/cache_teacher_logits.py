@@ -5,6 +5,7 @@ import shutil
 
 import keras
 import tensorflow as tf
+from sklearn.metrics import r2_score
 
 from distillation import cluster
 from distillation.console import note, run
@@ -14,7 +15,15 @@ from distillation.files import replacing
 from distillation.inference import on_nodes
 from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
 from distillation.inference.components import with_components
-from distillation.inference.forward import forward_pass, in_int8, in_litert, predictions, to_litert, view_images
+from distillation.inference.forward import (
+    forward_pass,
+    in_int8,
+    in_litert,
+    predict,
+    predictions,
+    to_litert,
+    view_images,
+)
 from distillation.inference.litert import Network
 from distillation.inference.published import LiteRTTeacher, load_trained
 from distillation.params import Params
@@ -23,6 +32,8 @@ from distillation.resume import unfinished
 STAGE = "cache_teacher_logits"
 PCA_BATCHES = 32  # of images, which the principal components are found from
 INT8_BATCHES = 4  # of images, which the ranges of int8 are found from
+IN_FLOAT32 = "teacher.answers = int8, should be float32"
+LEAST_EXPLAINED = 0.8  # share of the variance of the teacher's logits that their int8 version explains
 
 
 def main(params: Params) -> str:
@@ -66,13 +77,18 @@ def main(params: Params) -> str:
 
 
 def _quantised(teacher: keras.Model, sample: tf.data.Dataset) -> Network:
+    """`teacher` in int8; `InputError` where LiteRT cannot convert it, or its logits become others."""
     try:
-        return Network(to_litert(teacher, in_int8(sample, tf.float32)))
+        network = Network(to_litert(teacher, in_int8(sample, tf.float32)))
     except Exception as error:  # the converter raises half a dozen kinds
-        problem = (
-            f"teacher.answers = int8, should be float32: LiteRT cannot convert this teacher to int8 ({reason(error)})"
-        )
-        raise InputError(problem) from None
+        raise InputError(f"{IN_FLOAT32}: LiteRT cannot convert this teacher to int8 ({reason(error)})") from None
+    logits = [predict(forward_pass(each), sample, f"{STAGE}: check of int8")["logits"] for each in (teacher, network)]
+    exact, rounded = (each - each.mean(axis=1, keepdims=True) for each in logits)  # softmax knows no common shift
+    explained = r2_score(exact, rounded, multioutput="variance_weighted")
+    if explained < LEAST_EXPLAINED:
+        problem = f"its logits in int8 explain {100 * max(0, explained):.0f} % of the variance of those in float32"
+        raise InputError(f"{IN_FLOAT32}: {problem}; at least {100 * LEAST_EXPLAINED:.0f} % are needed")
+    return network
 
 
 if __name__ == "__main__":

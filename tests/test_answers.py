@@ -380,6 +380,24 @@ def test_answers_in_int8_are_near_those_in_float32_and_the_same_every_time(workp
     assert contents(ANSWERS) == before
 
 
+def test_teacher_whose_logits_int8_destroys_is_refused(workplace: Path, small: Params, teacher: keras.Model):
+    """Large weights in the last layer cancel each other, but int8 rounds all others to 0."""
+    image = keras.Input(teacher.input_shape[1:], name="image")
+    colour = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    logits = select(teacher, "logits")(image)["logits"]
+    last = keras.layers.Dense(3)
+    network = keras.Model(image, {"logits": last(keras.layers.Concatenate()([logits, colour, colour]))}, name="teacher")
+    large = np.full((3, 3), 1e4)
+    last.set_weights([np.concatenate([np.eye(3), large, -large]), np.zeros(3)])
+    save_network(network, "models/teacher")
+    cache_teacher_logits.main(small)
+    before = contents(ANSWERS)
+    problem = r"teacher\.answers = int8, should be float32: its logits in int8 explain \d+ % of the variance"
+    with pytest.raises(InputError, match=problem):
+        cache_teacher_logits.main(small.model_copy(update={"teacher": changed(small.teacher, answers="int8")}))
+    assert contents(ANSWERS) == before
+
+
 def test_what_litert_cannot_convert_answers_in_keras_and_not_in_int8(
     workplace: Path, small: Params, teacher: keras.Model, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

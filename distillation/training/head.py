@@ -10,7 +10,9 @@ from threadpoolctl import threadpool_limits
 # Values of `decay` that are tried, from strong to weak: fewer images need a stronger one.
 DECAYS = (1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 STOP = {"gtol": 1e-4, "ftol": 0, "maxiter": 1000}  # it ends when no entry of the gradient exceeds `gtol`
-LEAST_DEVIATION = 1e-6  # features that vary less are not scaled up
+# Of the features' deviations, as a share of their root mean square; what varies less counts as if it varied so much.
+# Features that almost never fire would else get weights so large that int8 has no steps left for the others.
+LEAST_DEVIATION = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ def solve_head(
 ) -> Head:
     """The head with the least mean cross-entropy + decay / 2 * sum(coefficient ** 2) over standardised features.
 
+    Features that hardly vary are not scaled up to a deviation of 1 (`LEAST_DEVIATION`).
+
     The minimum is unique. L-BFGS (Liu and Nocedal, 1989) finds it in float64, without a learning rate, an order of
     images or a seed. The decay with the least cross-entropy on the held-out images is chosen: each solution is the
     start for the next decay, until one is worse.
@@ -44,7 +48,7 @@ def solve_head(
         classes: number of logits.
     """
     mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    deviation = np.where(deviation < LEAST_DEVIATION, 1, deviation)
+    deviation = np.maximum(deviation, LEAST_DEVIATION * np.sqrt(np.mean(deviation**2)) or 1)
     standardised = features - mean
     standardised /= deviation  # in place: of 30,000 views it is 300 MB
     coefficients, best, least = np.zeros((features.shape[1] + 1, classes)), None, np.inf
