@@ -495,7 +495,7 @@ def test_learning_rate_rises_linearly_and_falls_along_a_cosine_to_zero(
     falling = STEPS - warmup_steps
     cosine = [0.01 * (1 + math.cos(math.pi * step / falling)) / 2 for step in range(falling)]
     assert rates == pytest.approx([0.01 * step / 4 for step in range(warmup_steps)] + cosine, rel=1e-4)
-    assert [float(fade) for fade in fades] == pytest.approx([1] * 3 + [2 / 3] * 3 + [1 / 3] * 4)
+    assert [float(fade) for fade in fades] == pytest.approx([1] * 3 + [4 / 9] * 3 + [1 / 9] * 4)
 
 
 def test_weights_decay_but_biases_and_normalisation_do_not(workplace: Path, student: Student):
@@ -560,7 +560,7 @@ def test_training_killed_twice_ends_as_the_undisturbed_one(
         observe_steps(patch, lambda optimizer, fade: fades.append(float(fade)))
         assert_equal(train(seen=asked.append, **options), undisturbed)
     assert asked == [0, 3, 6]
-    assert fades == pytest.approx([1 / 3] * 4)  # that of the third report, resumed or not
+    assert fades == pytest.approx([1 / 9] * 4)  # that of the third report, resumed or not
     assert [*(workplace / ".checkpoints").iterdir()] == []  # it has finished
 
 
