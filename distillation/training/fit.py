@@ -45,8 +45,8 @@ def fit(
     """Train `network`, going on from where a killed run of the same stage left off.
 
     The learning rate rises linearly for `warmup_steps`, then falls along a cosine to zero. The weights after the
-    last step are the result: none are chosen by validation. Further terms of the objective fade with the reports, as the
-    square of the share that is left: in a straight line, they hold small students back (docs/results.md).
+    last step are the result: none are chosen by validation. Further terms of the objective fade with the reports, as
+    the square of the share that is left: in a straight line, they hold small students back (docs/results.md).
 
     Args:
         stage: name in dvc.yaml, which names the checkpoint.
