@@ -61,6 +61,6 @@ def log_axis(axes: Axes, values: Sequence[float], label: str, formatter: Formatt
     """Make the x axis logarithmic around `values`, with few, readable ticks."""
     axes.set(xscale="log", xlim=(min(values) / 2, max(values) * 2), xlabel=label)
     decades = np.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3)))
     axes.xaxis.set_major_formatter(formatter or EngFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
