@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("stand_in", choices=STAND_INS)
     parser.add_argument("--data", default="imagenette/160px-v2", help="data set of TensorFlow Datasets (%(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="to train on (%(default)s)")
-    parser.add_argument("--fine-tune", type=int, default=25_000, help="teacher.fine_tune (%(default)s)")
+    parser.add_argument("--fine-tune", type=int, default=12_500, help="teacher.fine_tune (%(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="teacher.width (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="teacher.image_size (%(default)s)")
     options = parser.parse_args()

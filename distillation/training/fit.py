@@ -20,7 +20,7 @@ from distillation.training.objective import Objective, hard
 from distillation.training.precision import in_float32, in_precision
 
 REPORTS = 20  # per run: each adds a row to the history, prints a line and saves a checkpoint
-VALIDATION_IMAGES = 2000  # for each report but the last, which uses all of them
+VALIDATION_IMAGES = 2000  # at most, for each report but the last, which uses all of them
 
 
 def set_seed(seed: int) -> None:
@@ -72,8 +72,9 @@ def fit(
     checkpoint = Checkpoint(stage, [*trained_network.variables, *optimizer.variables])
     history = checkpoint.restore()
     train_step, score = training_step(trained_network, objective, optimizer), _scoring(trained_network)
-    part_of_validation = first_batches(validation, max(1, VALIDATION_IMAGES // settings.batch_size))
     reports = min(REPORTS, steps)
+    most = min(VALIDATION_IMAGES // settings.batch_size, steps // reports)  # batches: no more than were trained on
+    part_of_validation = first_batches(validation, max(1, most))
     ends = [steps * report // reports for report in range(reports + 1)]
     first, start = ends[len(history)], time.monotonic()
     batches = iter(stream(first).prefetch(4))

@@ -18,7 +18,6 @@ from distillation.training.objective import Objective
 
 STAGE, MODEL = "train_teacher", "teacher"
 WARMUP = 0.1  # share of the steps of a network that is trained whole
-FINE_TUNE_SIZE = 128  # pixels: side of what a backbone is fine-tuned on; at 224 a view would take three times as long
 
 
 def train_whole(network: keras.Model, images: int, train: Records, validation: Records, params: Params) -> History:
@@ -84,22 +83,20 @@ def train_head(
 def fine_tune(network: keras.Model, train: Records, validation: Records, params: Params) -> tuple[keras.Model, History]:
     """A copy of `network`, a backbone under a solved head, that has learned from `teacher.fine_tune` further views.
 
-    Normalisation keeps its statistics, scale and offset: those of small batches are worse (docs/teachers.md). What
-    takes the time is done at `FINE_TUNE_SIZE`; then the head is solved again, at the teacher's own size.
+    Normalisation keeps its statistics, scale and offset: those of small batches are worse (docs/teachers.md). In the
+    end the head is solved again.
 
     Returns:
         The copy, and its history (see `fit`), whose last row is that of the solved head.
     """
-    teacher, classes = params.teacher, len(train.manifest.classes)
-    size = min(teacher.image_size, FINE_TUNE_SIZE)
-    learner = build_teacher(teacher.model_copy(update={"image_size": size}), classes)
-    learner.set_weights(network.get_weights())
-    for layer in learner.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
-    history = train_whole(learner, teacher.fine_tune, train, validation, params)
-    tuned = build_teacher(teacher, classes)
-    tuned.set_weights(learner.get_weights())
+    tuned = build_teacher(params.teacher, len(train.manifest.classes))
+    tuned.set_weights(network.get_weights())
+    normalisation = [layer for layer in tuned.layers if isinstance(layer, layers.BatchNormalization)]
+    for layer in normalisation:
+        layer.trainable = False
+    history = train_whole(tuned, params.teacher.fine_tune, train, validation, params)
+    for layer in normalisation:
+        layer.trainable = True  # as in the frozen network: it is a part of what is published
     [solved] = train_head(tuned, train, validation, params, "fine-tuned")
     return tuned, [*history[:-1], history[-1] | solved | {"images": history[-1]["images"]}]
 
