@@ -26,6 +26,7 @@ from distillation.preset import complete
 from stages import prepare, train_teacher
 
 VALIDATION = 1000  # images
+TEACHER = ("fine_tune", "learning_rate", "width", "image_size")  # parameters that options set
 STAND_INS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "sharp": lambda image: image,
     "blurred": lambda image: image.resize((32, 32)).resize(image.size),
@@ -51,13 +52,14 @@ def main() -> None:
     parser.add_argument("--data", default="imagenette/160px-v2", help="data set of TensorFlow Datasets (%(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="to train on (%(default)s)")
     parser.add_argument("--fine-tune", type=int, default=12_500, help="teacher.fine_tune (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=0.0002, help="teacher.learning_rate (%(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="teacher.width (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="teacher.image_size (%(default)s)")
     options = parser.parse_args()
     values = complete("photographs").model_dump()
     values["data"] |= {"name": "folder", "folder": "images"}
     values["budget"]["teacher"] = min(values["budget"]["teacher"], 2 * options.images)
-    values["teacher"] |= {name: getattr(options, name) for name in ("fine_tune", "width", "image_size")}
+    values["teacher"] |= {name: getattr(options, name) for name in TEACHER}
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["git", "clone", "--quiet", ".", directory], check=True)
         os.chdir(directory)
