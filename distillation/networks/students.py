@@ -79,15 +79,14 @@ STUDENTS = {"residual": residual, "inverted_residual": inverted_residual, "resne
 def with_projections(student: keras.Model, shapes: Mapping[str, Sequence[int]]) -> keras.Model:
     """`student` with each of its maps named in `shapes` brought to that shape (height, width, channels).
 
-    The 1x1 convolutions that do it are there for training alone. They come before the resizing, since fewer channels
-    take less time; the maps are the same, as both are linear and the weights of a resized pixel add up to 1.
+    The 1x1 convolutions that do it are there for training alone.
     """
     outputs = {"logits": student.output["logits"]}
     for name, (height, width, channels) in shapes.items():
-        features = layers.Conv2D(channels, 1)(student.output[name])
+        features = student.output[name]
         if features.shape[1:3] != (height, width):
             features = layers.Resizing(height, width)(features)
-        outputs[name] = features
+        outputs[name] = layers.Conv2D(channels, 1)(features)
     return keras.Model(student.input, outputs)
 
 
