@@ -91,6 +91,7 @@ class Augment(_Section):
     crop: Annotated[Real, Field(gt=0, le=1)] = 0.6
     flip: Fraction = 0.5
     colour: Annotated[Real, Field(ge=0, lt=1)] = 0.2
+    mix: Annotated[Real, Field(ge=0, le=0.5)] = 0
 
 
 class Views(_Section):

@@ -14,6 +14,7 @@ import tensorflow as tf
 from distillation.params import Views
 
 MAX_ASPECT = 4 / 3  # of a random crop, either way
+UNMIXED = 6  # first views of each image: mixtures bring nothing where an image has no more views (docs/results.md)
 CENTRE = 0.8  # side of the centre crop, by the image's side: mean side of random crops at `views.augment.crop` 0.3
 
 
@@ -35,6 +36,42 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
         boxes = _crop_boxes(u[:, :4], u[:, 4] < views.augment.flip, views.augment.crop)
         strengths = tuple(getattr(views.augment, name) for name in AUGMENTATIONS)
         return _view(images, boxes, u[:, 5:], size, strengths)
+
+
+def are_mixed(views: Views, count: int) -> bool:
+    """Whether some of `count` views of each image are mixed with views of other images."""
+    return views.augment.mix > 0 and count > UNMIXED
+
+
+def partners(images: tf.data.Dataset, view: tf.Tensor, seed: int) -> tf.data.Dataset:
+    """For each of n elements another one, with which its view number `view` (scalar int64) is mixed.
+
+    It is the one that follows at a distance that depends on `seed` and `view`, so the pairs stream.
+    """
+    others = tf.maximum(images.cardinality() - 1, 1)
+    drawn = splitmix64(tf.constant(seed, tf.uint64), tf.cast(view + 1, tf.uint64)) % tf.cast(others, tf.uint64)
+    distance = 1 + tf.cast(drawn, tf.int64)
+    return images.skip(distance).concatenate(images.take(distance))
+
+
+def mixed(
+    images: tf.Tensor, others: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, views: Views
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each view with a share of another image's: mixup (Zhang et al., 2018), as Beyer et al. distil with it.
+
+    Args:
+        images, others: (batch, size, size, 3) float32, see `augmented`; they have the same numbers.
+        ids: (batch,) strings of 16 characters, of `images`.
+        view: scalar or (batch,) integer, the number of the view.
+        views: the largest share, and the seed.
+
+    Returns:
+        (1 - share) `images` + share `others`, and the shares: (batch,) float32, uniform in 0..`views.augment.mix`, but
+        0 in the first `UNMIXED` views.
+    """
+    share = views.augment.mix * uniforms(views.seed + 1, ids, view, 1)[:, 0]  # not what the crop is drawn from
+    share = tf.where(view >= UNMIXED, share, 0.0)
+    return images + share[:, None, None, None] * (others - images), share
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from distillation.console import note, progress
 from distillation.data.records import Records, decode
-from distillation.data.views import augmented, plain
+from distillation.data.views import are_mixed, augmented, mixed, partners, plain
 from distillation.errors import reason
 from distillation.inference.answers import Arrays, joined
 from distillation.inference.litert import Network
@@ -85,25 +85,36 @@ def view_images(records: Records, size: int, views: Views, count: int, first: in
 
     The first `first` of them are skipped.
     """
-    return drawn(numbered(records, count, first), records.manifest.image_size, size, views)
+    return drawn(numbered(records, views, count, first), records.manifest.image_size, size, views)
 
 
-def numbered(records: Records, count: int, first: int = 0) -> tf.data.Dataset:
-    """For each view that `view_images` draws: the serialised example, and the number of the view (scalar int64)."""
+def numbered(records: Records, views: Views, count: int, first: int = 0) -> tf.data.Dataset:
+    """For each view that `view_images` draws: the serialised examples, and the number of the view (scalar int64).
+
+    The examples are a vector: the image's and, where views are mixed, its partner's.
+    """
     view, image = divmod(first, len(records))
     examples = records.dataset()
-    pairs = tf.data.Dataset.range(view, count).flat_map(
-        lambda view: examples.map(lambda serialised: (serialised, view))
-    )
-    return pairs.skip(image).apply(tf.data.experimental.assert_cardinality(count * len(records) - first))
+
+    def of_view(view: tf.Tensor) -> tf.data.Dataset:
+        columns = (examples, partners(examples, view, views.seed)) if are_mixed(views, count) else (examples,)
+        return tf.data.Dataset.zip(*columns).map(lambda *serialised: (tf.stack(serialised), view))
+
+    rows = tf.data.Dataset.range(view, count).flat_map(of_view)
+    return rows.skip(image).apply(tf.data.experimental.assert_cardinality(count * len(records) - first))
 
 
-def drawn(pairs: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf.data.Dataset:
+def drawn(rows: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf.data.Dataset:
     """The views that `numbered` lists, `size` pixels a side, in batches of `BATCH`; `image_size` is as stored."""
-    decoded = pairs.map(lambda serialised, view: decode(serialised, image_size) | {"view": view}, tf.data.AUTOTUNE)
-    return decoded.batch(BATCH).map(
-        lambda batch: augmented(batch["image"], batch["id"], batch["view"], size, views), tf.data.AUTOTUNE
-    )
+
+    def parse(serialised: tf.Tensor, view: tf.Tensor) -> tuple[list[dict], tf.Tensor]:
+        return tuple(decode(one, image_size) for one in tf.unstack(serialised)), view
+
+    def draw(examples: list[dict], view: tf.Tensor) -> tf.Tensor:
+        images = [augmented(example["image"], example["id"], view, size, views) for example in examples]
+        return mixed(*images, examples[0]["id"], view, views)[0] if len(images) > 1 else images[0]
+
+    return rows.map(parse, tf.data.AUTOTUNE).batch(BATCH).map(draw, tf.data.AUTOTUNE)
 
 
 def to_litert(

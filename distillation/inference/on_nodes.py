@@ -28,8 +28,9 @@ def predictions(
         records, size, views, count, first: see `view_images`.
         label: what the progress bar says.
     """
-    examples = numbered(records, count, first)
-    teacher = _Teacher(network.content, network.names, records.manifest.image_size, size, views)
+    examples = numbered(records, views, count, first)
+    mixture = examples.element_spec[0].shape[0]
+    teacher = _Teacher(network.content, network.names, records.manifest.image_size, size, views, mixture)
     tasks = ((rows.tolist(), numbers) for rows, numbers in examples.batch(TASK).prefetch(2).as_numpy_iterator())
     return progress(cluster.map_in_order(_answer, teacher, tasks, label), -(-len(examples) // TASK), label)
 
@@ -43,24 +44,27 @@ class _Teacher:
     image_size: int
     size: int
     views: Views
+    mixture: int  # images in a view
 
     @functools.cached_property
     def network(self) -> Network:
         return Network(self.content, self.names)
 
     @functools.cached_property
-    def draw(self) -> Callable[[list[bytes], np.ndarray], tf.Tensor]:
+    def draw(self) -> Callable[[list[list[bytes]], np.ndarray], tf.Tensor]:
         """The views of at most `BATCH` examples. A process traces it once: with every task, that took a fifth more."""
 
-        @tf.function(input_signature=(tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)))
+        signature = tf.TensorSpec([None, self.mixture], tf.string), tf.TensorSpec([None], tf.int64)
+
+        @tf.function(input_signature=signature)
         def views(serialised: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-            pairs = tf.data.Dataset.from_tensor_slices((serialised, numbers))
-            return drawn(pairs, self.image_size, self.size, self.views).get_single_element()
+            rows = tf.data.Dataset.from_tensor_slices((serialised, numbers))
+            return drawn(rows, self.image_size, self.size, self.views).get_single_element()
 
         return views
 
 
-def _answer(teacher: _Teacher, examples: tuple[list[bytes], np.ndarray]) -> Arrays:
+def _answer(teacher: _Teacher, examples: tuple[list[list[bytes]], np.ndarray]) -> Arrays:
     """On a node: the answers to `examples`, serialised, each with the number of its view."""
     rows, numbers = examples
     starts = range(0, len(rows), BATCH)

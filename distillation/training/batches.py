@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from distillation.data.records import Records, decode
-from distillation.data.views import augmented, plain, splitmix64
+from distillation.data.views import are_mixed, augmented, mixed, partners, plain, splitmix64
 from distillation.inference.answers import Answers
 from distillation.params import Training, Views
 
@@ -39,16 +39,26 @@ def view_stream(
 
     Returns:
         A stream of `image` (batch, size, size, 3) float32 0..255, `label` (batch,) int64, and with `names` also
-        `teacher`, a dict of (batch, ...) float32.
+        `teacher`, a dict of (batch, ...) float32. Where views are mixed, there are also the other image's
+        `partner_label` (batch,) int64 and `partner_share` (batch,) float32.
     """
 
     def parse(serialised: tf.Tensor) -> dict[str, tf.Tensor]:
         return decode(serialised, records.manifest.image_size)
 
     def to_batch(batch: dict) -> dict:
-        images = augmented(batch["example"]["image"], batch["example"]["id"], batch["view"], image_size, views)
-        teacher = {name: tf.cast(values, tf.float32) for name, values in batch.get("teacher", {}).items()}
-        return {"image": images, "label": batch["example"]["label"]} | ({"teacher": teacher} if teacher else {})
+        def seen(examples: dict) -> tf.Tensor:
+            return augmented(examples["image"], examples["id"], view, image_size, views)
+
+        examples, view = batch["example"], batch["view"]
+        prepared = {"image": seen(examples), "label": examples["label"]}
+        if "partner" in batch:
+            partner = batch["partner"]
+            image, share = mixed(prepared["image"], seen(partner), examples["id"], view, views)
+            prepared |= {"image": image, "partner_label": partner["label"], "partner_share": share}
+        if names:
+            prepared["teacher"] = {name: tf.cast(values, tf.float32) for name, values in batch["teacher"].items()}
+        return prepared
 
     in_memory = len(records) * records.manifest.image_size**2 * 3 <= IN_MEMORY
     examples = records.dataset()
@@ -57,7 +67,11 @@ def view_stream(
 
     def of_pass(number: tf.Tensor) -> tf.data.Dataset:
         view = number % count
-        columns = {"example": examples} | ({"teacher": answers.dataset(view, names)} if names else {})
+        columns = {"example": examples}
+        if are_mixed(views, count):
+            columns["partner"] = partners(examples, view, views.seed)
+        if names:
+            columns["teacher"] = answers.dataset(view, names)
         buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME
         shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, settings.seed, number)
         return shuffled.map(lambda row: row | {"view": view})
@@ -65,7 +79,10 @@ def view_stream(
     def from_step(step: int) -> tf.data.Dataset:
         rows = _passes(of_pass, len(records), step * settings.batch_size)
         if not in_memory:
-            rows = rows.map(lambda row: row | {"example": parse(row["example"])}, tf.data.AUTOTUNE)
+            serialised = {"example", "partner"}
+            rows = rows.map(
+                lambda row: row | {name: parse(row[name]) for name in serialised & row.keys()}, tf.data.AUTOTUNE
+            )
         return rows.batch(settings.batch_size, drop_remainder=True).map(to_batch, tf.data.AUTOTUNE)
 
     return from_step

@@ -87,11 +87,16 @@ class Objective:
         """Each weighted term's mean over a batch, by name: scalars. Their sum is what training minimises.
 
         Args:
-            batch: `label` (batch,) and, of the teacher's outputs, `teacher` (those that `reads` names).
+            batch: `label` (batch,) and, of the teacher's outputs, `teacher` (those that `reads` names). Of images that
+                are mixed with others, also `partner_label` and `partner_share`, both (batch,).
             outputs: of the student, by the same names.
             fade: scalar in 0..1, by which the terms of `TERMS` are multiplied.
         """
-        terms = {"hard": self.alpha * hard(batch["label"], outputs["logits"])}
+        entropy = hard(batch["label"], outputs["logits"])
+        if "partner_share" in batch:
+            of_partner = hard(batch["partner_label"], outputs["logits"])
+            entropy += batch["partner_share"] * (of_partner - entropy)
+        terms = {"hard": self.alpha * entropy}
         if self.alpha < 1:
             teacher, share = batch["teacher"], 1 - self.alpha
             terms["soft"] = share * soft(teacher["logits"], outputs["logits"], self.temperature)
