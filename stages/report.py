@@ -12,9 +12,10 @@ from scipy.special import softmax
 
 from distillation.console import run
 from distillation.data.records import Records, decode
-from distillation.data.views import augmented, plain
+from distillation.data.views import UNMIXED, are_mixed
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_text
+from distillation.inference.forward import plain_images, view_images
 from distillation.inference.published import load_trained
 from distillation.params import Params
 from distillation.report import charts, galleries, page, style, verdict
@@ -77,11 +78,10 @@ def _galleries(params: Params, train: Records, test: Records, logits: dict[str, 
     kinds = galleries.by_difficulty(labels, logits["teacher"])
     chosen = list(kinds)
     sides = load_trained("models/teacher").input_shape[1], params.student.image_size  # one's own file has its own side
-    teacher_views, student_views = (_views(params, train, side) for side in sides)
-    titles = ["plain", *(f"view {number}" for number in range(len(teacher_views) - 1))]
+    teacher_views, student_views = (_views(params, side) for side in sides)
     return {
         "montage": galleries.montage(_images(train, sample), classes[train.labels[sample]]),
-        "views": galleries.views(teacher_views, student_views, titles),
+        "views": galleries.views(teacher_views, student_views),
         "disagreements": galleries.disagreements(
             {head: (_images(test, rows), labelled.iloc[rows]) for head, rows in contested.items() if len(rows)}
         ),
@@ -115,13 +115,16 @@ def _images(records: Records, numbers: Sequence[int]) -> np.ndarray:
     return np.stack([images[number] for number in numbers])
 
 
-def _views(params: Params, train: Records, size: int, most: int = 5) -> np.ndarray:
-    """The first training image's plain view and its first augmented ones: (views, size, size, 3) uint8."""
-    first = next(iter(train.batches(1)))
-    numbers = np.arange(min(most, params.budget.views(len(train))))
-    images, ids = (np.repeat(first[name], len(numbers), axis=0) for name in ("image", "id"))
-    seen = tf.concat([plain(first["image"], size), augmented(images, ids, numbers, size, params.views)], axis=0)
-    return tf.saturate_cast(tf.round(seen), tf.uint8).numpy()
+def _views(params: Params, size: int, most: int = 5) -> dict[str, np.ndarray]:
+    """Some views of the first training image, (size, size, 3) uint8 each, by title: the first ones, and a mixed one."""
+    train = Records("train", at_most=params.budget.answered)
+    count = params.budget.views(len(train))
+    streams = {"plain": plain_images(train, size)}
+    for number in [*range(min(most, count)), *([UNMIXED] if are_mixed(params.views, count) else [])]:
+        title = f"view {number}, mixed" if number == UNMIXED else f"view {number}"
+        streams[title] = view_images(train, size, params.views, count, first=number * len(train))
+    first = {title: next(iter(images))[0] for title, images in streams.items()}
+    return {title: tf.saturate_cast(tf.round(image), tf.uint8).numpy() for title, image in first.items()}
 
 
 def _describe(train: Records, test: Records, answered: int) -> str:

@@ -62,7 +62,15 @@ def two(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 @pytest.fixture
-def workplace(records_directory: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+def mix() -> float:
+    """Largest share of another image in a view; a test may give it another value."""
+    return 0
+
+
+@pytest.fixture
+def workplace(
+    records_directory: Path, params: Params, mix: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Params:
     """A folder that looks to the stage like the repository: 20 views of 24 images, 64 answers a part and 32 a task."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -79,7 +87,8 @@ def workplace(records_directory: Path, params: Params, tmp_path: Path, monkeypat
     save_network(teacher, "models/teacher")
     images = sum(read_json("data/records/manifest.json")["counts"]["train"].values())
     budget, distill = changed(params.budget, answered=VIEWS * images), changed(params.distill, feature_channels=4)
-    return params.model_copy(update={"budget": budget, "distill": distill})
+    views = changed(params.views, augment=params.views.augment.model_dump() | {"mix": mix})
+    return params.model_copy(update={"budget": budget, "distill": distill, "views": views})
 
 
 @pytest.fixture
@@ -118,6 +127,7 @@ def complaint(params: Params) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("mix", [0, 0.5])
 def test_nodes_answer_as_this_machine_does(
     alone: dict[str, bytes], workplace: Params, two: Cluster, capsys: pytest.CaptureFixture
 ):

@@ -28,6 +28,7 @@ LOGITS = np.random.default_rng(0).normal(0, 2, (3, 7))
 PROBABILITIES = pd.DataFrame({name: [0.1 * place, 0.9 - 0.2 * place] for place, name in enumerate(MODELS)})
 CONTESTED = {"Disputed": (IMAGES[:2], PROBABILITIES.assign(label=["ant", "bee"]))}
 
+SMALL = IMAGES[2:4, ::2, ::2]
 FIGURES = {
     "summary": lambda: charts.summary(metrics_of_a_run()),
     "learning_curves": lambda: charts.learning_curves(histories_of_a_run()),
@@ -35,7 +36,9 @@ FIGURES = {
     "cost": lambda: charts.cost(metrics_of_a_run(), export_of_a_run()),
     "reliability": lambda: charts.reliability(reliability_of_a_run(), metrics_of_a_run()),
     "montage": lambda: galleries.montage(IMAGES[:3], ["ant", "bee", "ant"], columns=2),
-    "views": lambda: galleries.views(IMAGES[:2], IMAGES[2:4, ::2, ::2], ["plain", "view 0"]),
+    "views": lambda: galleries.views(
+        {"plain": IMAGES[0], "view 0": IMAGES[1]}, {"plain": SMALL[0], "view 0": SMALL[1]}
+    ),
     "disagreements": lambda: galleries.disagreements(CONTESTED, columns=3),
     "soft_labels": lambda: galleries.soft_labels(
         IMAGES[:3], ["easy", "ambiguous", "hard"], LOGITS, np.array([0, 1, 6]), [*"abcdefg"]
@@ -198,9 +201,9 @@ def test_montage_shows_each_image_under_its_name():
 
 
 def test_views_stand_above_each_other_pixel_by_pixel():
-    small = IMAGES[2:4, ::2, ::2]
-    panels = galleries.views(IMAGES[:2], small, ["plain", "view 0"]).axes
-    for axes, image in zip(panels, [*IMAGES[:2], *small], strict=True):
+    titles = ["plain", "view 0"]
+    panels = galleries.views(*(dict(zip(titles, images, strict=True)) for images in (IMAGES[:2], SMALL))).axes
+    for axes, image in zip(panels, [*IMAGES[:2], *SMALL], strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), image)
         assert axes.images[0].get_interpolation() == "nearest"
     assert [axes.get_title() for axes in panels] == ["plain", "view 0", "", ""]

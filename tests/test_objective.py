@@ -195,6 +195,20 @@ def test_another_term_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch)
     assert float(terms["close"]) == pytest.approx(0.8 * 3 * 0.5 * abs(teacher - student).sum(axis=1).mean(), rel=1e-5)
 
 
+def test_mixed_image_has_a_share_of_each_label():
+    labels, student, teacher = random_logits(4)
+    of_partners = np.roll(labels, 1)
+    of_partners[0] = UNLABELED
+    shares = np.linspace(0, 0.5, len(labels), dtype=np.float32)
+    batch = {"label": labels, "partner_label": of_partners, "partner_share": shares, "teacher": {"logits": teacher}}
+    terms = Objective(0.3, 2.0)(batch, {"logits": student}, UNFADED)
+    known = of_partners != UNLABELED
+    log_probabilities = log_softmax(student.astype(np.float64), axis=1)
+    truth = (1 - shares)[:, None] * np.eye(4)[labels] + (shares * known)[:, None] * np.eye(4)[of_partners]
+    assert float(terms["hard"]) == pytest.approx(0.3 * -(truth * log_probabilities).sum(axis=1).mean(), rel=1e-4)
+    assert float(terms["soft"]) == pytest.approx(0.7 * soft_reference(teacher, student, 2.0).mean(), rel=1e-4)
+
+
 def test_without_a_label_only_the_teacher_counts():
     labels, student, teacher = random_logits(3)
     hidden = np.where(np.arange(len(labels)) % 2, UNLABELED, labels)

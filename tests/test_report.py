@@ -21,8 +21,10 @@ from helpers import (
 from matplotlib.figure import Figure
 
 from distillation.data.records import Records
+from distillation.data.views import UNMIXED
 from distillation.errors import InputError
 from distillation.files import read_json, write_json
+from distillation.inference.forward import view_images
 from distillation.networks.network import save_network
 from distillation.params import Params
 from distillation.report import charts, galleries, page, style, verdict
@@ -239,16 +241,39 @@ def test_report_is_the_same_every_time(params: Params, finished: Records):
     assert written[0] == written[1]
 
 
-def test_teachers_views_have_the_side_that_it_takes(params: Params, finished: Records, monkeypatch: pytest.MonkeyPatch):
-    sides, draw = [], galleries.views
+Shown = list[dict[str, np.ndarray]]
 
-    def recorded(teacher: np.ndarray, student: np.ndarray, titles: list[str]) -> Figure:
-        sides.extend((teacher.shape[1:], student.shape[1:]))
-        return draw(teacher, student, titles)
+
+@pytest.fixture
+def shown_views(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """What the report draws: the teacher's views and the student's, by title."""
+    shown, draw = [], galleries.views
+
+    def recorded(*views: dict[str, np.ndarray]) -> Figure:
+        shown.extend(views)
+        return draw(*views)
 
     monkeypatch.setattr(galleries, "views", recorded)
+    return shown
+
+
+def test_views_have_the_side_that_each_model_takes(params: Params, finished: Records, shown_views: Shown):
     report.main(params)
-    assert sides == [(side, side, 3) for side in (TEACHER_SIDE, params.student.image_size)]
+    for side, views in zip((TEACHER_SIDE, params.student.image_size), shown_views, strict=True):
+        assert list(views) == ["plain", *(f"view {number}" for number in range(5))]
+        assert {view.shape for view in views.values()} == {(side, side, 3)}
+
+
+def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(
+    params: Params, finished: Records, shown_views: Shown
+):
+    views = changed(params.views, augment=params.views.augment.model_dump() | {"mix": 0.5})
+    count, train = UNMIXED + 1, Records("train")
+    budget = changed(params.budget, answered=count * len(train))
+    report.main(params.model_copy(update={"views": views, "budget": budget}))
+    answered = np.concatenate([*view_images(train, TEACHER_SIDE, views, count)])
+    assert list(shown_views[0])[-1] == "view 6, mixed"
+    np.testing.assert_allclose(shown_views[0]["view 6, mixed"], answered[UNMIXED * len(train)], atol=0.51)
 
 
 def test_report_draws_the_objective_of_the_distilled_student(params: Params, finished: Records, tmp_path: Path):

@@ -16,6 +16,7 @@ from keras import layers
 from scipy.special import log_softmax
 
 from distillation import cpu, resume
+from distillation.data import views as viewing
 from distillation.data.records import Records
 from distillation.data.splits import UNLABELED
 from distillation.errors import InputError
@@ -206,6 +207,13 @@ def assert_same_batches(some: Sequence[dict], others: Sequence[dict]) -> None:
         tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
+@pytest.fixture
+def mixing(views: Views, monkeypatch: pytest.MonkeyPatch) -> Views:
+    """Augmentation that mixes all views of an image but the first."""
+    monkeypatch.setattr(viewing, "UNMIXED", 1)
+    return changed(views, augment=views.augment.model_dump() | {"mix": 0.5})
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("batch_size", [7, 24, 50])
 def test_each_pass_shows_its_view_of_every_image_once_with_its_own_answers(
@@ -240,6 +248,35 @@ def test_each_pass_shows_its_view_of_every_image_once_with_its_own_answers(
         np.testing.assert_allclose(images[of_pass], expected[number % VIEWS, image], atol=5e-3)
         orders.append(tuple(image))
     assert len(set(orders)) == passes
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_mixed_views_are_those_that_the_teacher_answers_and_come_with_both_labels(
+    records: Records,
+    answers: Answers,
+    mixing: Views,
+    student: Student,
+    monkeypatch: pytest.MonkeyPatch,
+    in_memory: bool,
+):
+    if not in_memory:
+        monkeypatch.setattr(batching, "IN_MEMORY", 0)
+    n = len(records)
+    answered = np.concatenate([*view_images(records, SIZE, mixing, VIEWS)]).reshape(VIEWS, n, SIZE, SIZE, 3)
+    bare = changed(mixing, augment=mixing.augment.model_dump() | {"mix": 0.0})
+    alone = np.concatenate([*view_images(records, SIZE, bare, VIEWS)]).reshape(VIEWS, n, SIZE, SIZE, 3)
+    for batch in taken(view_stream(records, SIZE, mixing, VIEWS, student, answers, ["logits"]), STEPS):
+        assert tuple(batch) == ("image", "label", "partner_label", "partner_share", "teacher")
+        image, view = batch["teacher"]["logits"][:, :2].astype(int).T
+        np.testing.assert_allclose(batch["image"], answered[view, image], atol=5e-3)
+        assert np.array_equal(batch["label"], records.labels[image])
+        assert np.array_equal(batch["partner_share"] > 0, view == 1)
+        for row in np.flatnonzero(view == 1):
+            share = batch["partner_share"][row]
+            mixtures = (1 - share) * alone[1, image[row]] + share * alone[1]
+            [partner] = np.flatnonzero(np.abs(mixtures - batch["image"][row]).max(axis=(1, 2, 3)) < 5e-3)
+            assert partner != image[row]
+            assert batch["partner_label"][row] == records.labels[partner]
 
 
 def test_answers_come_by_their_names_row_by_row(records: Records, answers: Answers, views: Views, student: Student):
@@ -308,17 +345,20 @@ def test_images_are_decoded_once_where_they_fit_into_memory(
     assert len(decoded) >= 4 * len(records) or in_memory
 
 
+@pytest.mark.parametrize("kind", ["views", "mixing"])
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("step", [1, 3, 4, 7, 9])
 def test_stream_from_a_step_is_the_undisturbed_one_without_its_first_batches(
+    request: pytest.FixtureRequest,
     records: Records,
     answers: Answers,
-    views: Views,
     student: Student,
     monkeypatch: pytest.MonkeyPatch,
     step: int,
     in_memory: bool,
+    kind: str,
 ):
+    views = request.getfixturevalue(kind)
     if not in_memory:
         monkeypatch.setattr(batching, "IN_MEMORY", 0)
     streams = [view_stream(records, SIZE, views, VIEWS, student, answers, ["logits", *MAPS]) for _ in range(2)]

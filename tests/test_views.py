@@ -10,7 +10,19 @@ from scipy.stats import binomtest, kstest
 
 from distillation.data import views as module
 from distillation.data.splits import image_id
-from distillation.data.views import AUGMENTATIONS, Augmentation, augmented, colour, plain, splitmix64, uniforms
+from distillation.data.views import (
+    AUGMENTATIONS,
+    UNMIXED,
+    Augmentation,
+    are_mixed,
+    augmented,
+    colour,
+    mixed,
+    partners,
+    plain,
+    splitmix64,
+    uniforms,
+)
 from distillation.params import Augment, Views
 
 MASK = 2**64 - 1
@@ -230,6 +242,57 @@ def test_colour_is_saturation_then_contrast_then_brightness_and_clipped_once():
     np.testing.assert_allclose(colour(images, u, 0.8), expected.clip(0, 255), atol=0.01)
 
 
+# Mixtures of two images
+
+
+@pytest.fixture
+def mixing(views: Views) -> Views:
+    return strengths(views, mix=0.4)
+
+
+def test_mixture_is_the_weighted_mean_of_two_views(mixing: Views):
+    first, second = np.random.default_rng(0).uniform(0, 255, (2, 500, 3, 3, 3)).astype(np.float32)
+    images, shares = (tensor.numpy() for tensor in mixed(first, second, ids(500), UNMIXED, mixing))
+    weights = np.stack([1 - shares, shares]).astype(float)
+    np.testing.assert_allclose(images, np.einsum("kn,knyxc->nyxc", weights, [first, second]), atol=1e-3)
+
+
+@pytest.mark.parametrize("view", [UNMIXED, 50])
+def test_shares_are_uniform_up_to_the_largest_and_apart_from_the_crop(mixing: Views, view: int):
+    images = np.zeros((2000, 1, 1, 3), np.float32)
+    _, shares = mixed(images, images, ids(2000), view, mixing)
+    assert kstest(shares, "uniform", (0, 0.4)).pvalue > 0.01
+    crop = uniforms(mixing.seed, ids(2000), view, 8).numpy().T
+    assert np.abs(np.corrcoef([shares, *crop])[0, 1:]).max() < 0.08
+
+
+def test_first_views_are_not_mixed(mixing: Views):
+    first, second = some_images(2 * UNMIXED).astype(np.float32).reshape(2, UNMIXED, 40, 40, 3)
+    images, shares = mixed(first, second, ids(UNMIXED), np.arange(UNMIXED), mixing)
+    assert np.array_equal(images, first)
+    assert np.array_equal(shares, np.zeros(UNMIXED))
+
+
+def test_views_are_mixed_only_where_there_are_more_than_the_first_ones(views: Views, mixing: Views):
+    assert [count for count in range(1, 20) if are_mixed(mixing, count)] == [*range(UNMIXED + 1, 20)]
+    assert not are_mixed(views, 10**6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 100])
+def test_partners_are_all_images_but_none_is_its_own(count: int):
+    pairings: set[tuple[int, ...]] = set()
+    for view in range(30):
+        found = [*partners(tf.data.Dataset.range(count), tf.constant(view, tf.int64), seed=5).as_numpy_iterator()]
+        assert sorted(found) == [*range(count)]
+        assert not any(partner == image for image, partner in enumerate(found))
+        pairings.add(tuple(found))
+    assert len(pairings) == count - 1 or (count == 100 and len(pairings) > 20)  # each distance is drawn
+
+
+def test_image_that_is_alone_is_its_own_partner():
+    assert [*partners(tf.data.Dataset.range(1), tf.constant(9, tf.int64), seed=0).as_numpy_iterator()] == [0]
+
+
 # The table of augmentations
 
 
@@ -264,7 +327,7 @@ def some_images(count: int = 6) -> np.ndarray:
 
 
 def test_each_strength_is_of_something_and_each_augmentation_has_one():
-    assert set(Augment.model_fields) == {"crop", "flip", *AUGMENTATIONS}
+    assert set(Augment.model_fields) == {"crop", "flip", "mix", *AUGMENTATIONS}
 
 
 def test_at_strength_0_an_augmentation_is_left_out(views: Views, table: dict[str, Augmentation]):

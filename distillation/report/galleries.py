@@ -29,20 +29,20 @@ def montage(images: np.ndarray, names: Sequence[str], columns: int = 10) -> Figu
 
 
 @styled
-def views(teacher_views: np.ndarray, student_views: np.ndarray, titles: Sequence[str]) -> Figure:
+def views(teacher_views: dict[str, np.ndarray], student_views: dict[str, np.ndarray]) -> Figure:
     """One image as the teacher (above) and the student (below) see it, pixel by pixel.
 
     Args:
-        teacher_views, student_views: (views, size, size, 3) uint8, each in its own size.
-        titles: of the views.
+        teacher_views, student_views: by the same titles, (size, size, 3) uint8, each in its own size.
     """
-    figure = Figure((PAGE * len(titles) / 6, 2.35))
-    panels = figure.subplots(2, len(titles), squeeze=False)
+    columns = len(teacher_views)
+    figure = Figure((min(PAGE, PAGE * columns / 6), 2.35))
+    panels = figure.subplots(2, columns, squeeze=False)
     for row, images, model in zip(panels, (teacher_views, student_views), ("teacher", "student"), strict=True):
-        for axes, image in zip(row, images, strict=True):
+        for axes, image in zip(row, images.values(), strict=True):
             axes.imshow(image, interpolation="nearest")
-        row[0].set_ylabel(f"{model}, {images.shape[1]} px")
-    for axes, title in zip(panels[0], titles, strict=True):
+        row[0].set_ylabel(f"{model}, {len(images['plain'])} px")
+    for axes, title in zip(panels[0], teacher_views, strict=True):
         axes.set_title(title)
     return _without_axes(figure)
 
