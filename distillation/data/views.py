@@ -43,6 +43,11 @@ def are_mixed(views: Views, count: int) -> bool:
     return views.augment.mix > 0 and count > UNMIXED
 
 
+def of_partner(view: tf.Tensor) -> tf.Tensor:
+    """The number of the view in which a partner is shown, by that of the mixed view: no image is shown in it alone."""
+    return -1 - view
+
+
 def partners(images: tf.data.Dataset, view: tf.Tensor, seed: int) -> tf.data.Dataset:
     """For each of n elements another one, with which its view number `view` (scalar int64) is mixed.
 
@@ -60,7 +65,7 @@ def mixed(
     """Each view with a share of another image's: mixup (Zhang et al., 2018), as Beyer et al. distil with it.
 
     Args:
-        images, others: (batch, size, size, 3) float32, see `augmented`; they have the same numbers.
+        images, others: (batch, size, size, 3) float32: views `view` and `of_partner(view)`, see `augmented`.
         ids: (batch,) strings of 16 characters, of `images`.
         view: scalar or (batch,) integer, the number of the view.
         views: the largest share, and the seed.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from distillation.data.records import Records, decode
-from distillation.data.views import are_mixed, augmented, mixed, partners, plain, splitmix64
+from distillation.data.views import are_mixed, augmented, mixed, of_partner, partners, plain, splitmix64
 from distillation.inference.answers import Answers
 from distillation.params import Training, Views
 
@@ -47,14 +47,14 @@ def view_stream(
         return decode(serialised, records.manifest.image_size)
 
     def to_batch(batch: dict) -> dict:
-        def seen(examples: dict) -> tf.Tensor:
+        def seen(examples: dict, view: tf.Tensor) -> tf.Tensor:
             return augmented(examples["image"], examples["id"], view, image_size, views)
 
         examples, view = batch["example"], batch["view"]
-        prepared = {"image": seen(examples), "label": examples["label"]}
+        prepared = {"image": seen(examples, view), "label": examples["label"]}
         if "partner" in batch:
             partner = batch["partner"]
-            image, share = mixed(prepared["image"], seen(partner), examples["id"], view, views)
+            image, share = mixed(prepared["image"], seen(partner, of_partner(view)), examples["id"], view, views)
             prepared |= {"image": image, "partner_label": partner["label"], "partner_share": share}
         if names:
             prepared["teacher"] = {name: tf.cast(values, tf.float32) for name, values in batch["teacher"].items()}
