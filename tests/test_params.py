@@ -214,10 +214,8 @@ def test_missing_section_is_one_problem(tmp_path: Path, section: str):
 def test_empty_section_lacks_each_of_its_keys(tmp_path: Path):
     problems = complaints(tmp_path, with_values({"views.augment": {}, "distill.weights": {}}))
     assert [problem.partition(" is missing")[0] for problem in problems] == [
-        "views.augment.crop",
-        "views.augment.flip",
-        "views.augment.colour",
-        "distill.weights.features",
+        *(f"views.augment.{name}" for name in DEFAULT["views"]["augment"]),
+        *(f"distill.weights.{name}" for name in DEFAULT["distill"]["weights"]),
     ]
 
 
@@ -247,6 +245,7 @@ def test_parameters_of_the_version_before_get_a_line_for_each_moved_and_each_new
         "student.network is missing; its default is 'residual'",
         "teacher.network is missing; its default is 'MobileNetV2'",
         "views.augment.flip is missing; its default is 0.5",
+        "views.augment.mix is missing; its default is 0",
         "views.colour is now views.augment.colour: move its value there",
         "views.min_area is now views.augment.crop: move its value there",
     ]

@@ -264,7 +264,9 @@ def test_mixed_views_are_those_that_the_teacher_answers_and_come_with_both_label
     n = len(records)
     answered = np.concatenate([*view_images(records, SIZE, mixing, VIEWS)]).reshape(VIEWS, n, SIZE, SIZE, 3)
     bare = changed(mixing, augment=mixing.augment.model_dump() | {"mix": 0.0})
-    alone = np.concatenate([*view_images(records, SIZE, bare, VIEWS)]).reshape(VIEWS, n, SIZE, SIZE, 3)
+    decoded = np.stack([one["image"] for one in records.batches(1).unbatch().as_numpy_iterator()])
+    ids = records.ids.astype(bytes)
+    alone, others = (viewing.augmented(decoded, ids, number, SIZE, bare).numpy() for number in (1, -2))
     for batch in taken(view_stream(records, SIZE, mixing, VIEWS, student, answers, ["logits"]), STEPS):
         assert tuple(batch) == ("image", "label", "partner_label", "partner_share", "teacher")
         image, view = batch["teacher"]["logits"][:, :2].astype(int).T
@@ -273,7 +275,7 @@ def test_mixed_views_are_those_that_the_teacher_answers_and_come_with_both_label
         assert np.array_equal(batch["partner_share"] > 0, view == 1)
         for row in np.flatnonzero(view == 1):
             share = batch["partner_share"][row]
-            mixtures = (1 - share) * alone[1, image[row]] + share * alone[1]
+            mixtures = (1 - share) * alone[image[row]] + share * others
             [partner] = np.flatnonzero(np.abs(mixtures - batch["image"][row]).max(axis=(1, 2, 3)) < 5e-3)
             assert partner != image[row]
             assert batch["partner_label"][row] == records.labels[partner]
