@@ -17,6 +17,7 @@ source studies/stand_in.sh
 
 # What the queue's copies of the workspace share is made here, once.
 dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S budget.shown=40000 -S budget.answered=30000 \
+    -S views.augment.mix=0 \
     train_scratch distill
 save_state
 if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
