@@ -272,8 +272,8 @@ def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(
     budget = changed(params.budget, answered=count * len(train))
     report.main(params.model_copy(update={"views": views, "budget": budget}))
     answered = np.concatenate([*view_images(train, TEACHER_SIDE, views, count)])
-    assert list(shown_views[0])[-1] == "view 6, mixed"
-    np.testing.assert_allclose(shown_views[0]["view 6, mixed"], answered[UNMIXED * len(train)], atol=0.51)
+    assert list(shown_views[0])[-1] == f"view {UNMIXED}, mixed"
+    np.testing.assert_allclose(shown_views[0][f"view {UNMIXED}, mixed"], answered[UNMIXED * len(train)], atol=0.51)
 
 
 def test_report_draws_the_objective_of_the_distilled_student(params: Params, finished: Records, tmp_path: Path):

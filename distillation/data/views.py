@@ -14,7 +14,7 @@ import tensorflow as tf
 from distillation.params import Views
 
 MAX_ASPECT = 4 / 3  # of a random crop, either way
-UNMIXED = 6  # first views of each image: mixtures bring nothing where an image has no more views (docs/results.md)
+UNMIXED = 16  # first views of each image: where it has few, mixing them brings nothing (docs/results.md)
 CENTRE = 0.8  # side of the centre crop, by the image's side: mean side of random crops at `views.augment.crop` 0.3
 
 
