@@ -100,6 +100,10 @@ class Views(_Section):
     augment: Augment = Augment()
     seed: Seed = 0
 
+    def unmixed(self) -> "Views":
+        """The same views, none mixed with another image's."""
+        return self.model_copy(update={"augment": self.augment.model_copy(update={"mix": 0})})
+
 
 class Training(_Section):
     """What every training run needs to know."""

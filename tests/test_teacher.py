@@ -15,6 +15,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from distillation.data import views as viewing
 from distillation.data.records import Records
 from distillation.files import read_json
 from distillation.inference.forward import plain_images
@@ -224,6 +225,20 @@ def test_fine_tuning_moves_kernels_and_leaves_normalisation_alone(workplace: Pat
     assert [row["images"] for row in history] == [16, 32, 48]
     logits = tuned.predict(np.concatenate([*plain_images(validation, 32)]), verbose=0)["logits"]
     assert history[-1]["validation_loss"] == pytest.approx(cross_entropy(logits, validation.labels), rel=1e-3)
+
+
+def test_teacher_learns_from_views_that_are_not_mixed(
+    workplace: Path, teacher: Params, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(viewing, "UNMIXED", 0)
+    monkeypatch.setattr(train_teacher, "better", lambda frozen, tuned: (*tuned, {"fine_tuned": True}))
+    found = []
+    for mix in (0.0, 0.5):
+        keras.utils.clear_session()  # the names of layers are counted anew, as in a new process
+        augment = teacher.views.augment.model_dump() | {"mix": mix}
+        train_teacher.main(teacher.model_copy(update={"views": changed(teacher.views, augment=augment)}))
+        found.append(published())
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

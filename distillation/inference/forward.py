@@ -107,10 +107,10 @@ def numbered(records: Records, views: Views, count: int, first: int = 0) -> tf.d
 def drawn(rows: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf.data.Dataset:
     """The views that `numbered` lists, `size` pixels a side, in batches of `BATCH`; `image_size` is as stored."""
 
-    def parse(serialised: tf.Tensor, view: tf.Tensor) -> tuple[list[dict], tf.Tensor]:
+    def parse(serialised: tf.Tensor, view: tf.Tensor) -> tuple[tuple[dict, ...], tf.Tensor]:
         return tuple(decode(one, image_size) for one in tf.unstack(serialised)), view
 
-    def draw(examples: list[dict], view: tf.Tensor) -> tf.Tensor:
+    def draw(examples: tuple[dict, ...], view: tf.Tensor) -> tf.Tensor:
         numbers = (view, of_partner(view))[: len(examples)]
         images = [
             augmented(example["image"], example["id"], number, size, views)

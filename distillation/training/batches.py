@@ -79,10 +79,8 @@ def view_stream(
     def from_step(step: int) -> tf.data.Dataset:
         rows = _passes(of_pass, len(records), step * settings.batch_size)
         if not in_memory:
-            serialised = {"example", "partner"}
-            rows = rows.map(
-                lambda row: row | {name: parse(row[name]) for name in serialised & row.keys()}, tf.data.AUTOTUNE
-            )
+            serialised = [name for name in ("example", "partner") if name in rows.element_spec]
+            rows = rows.map(lambda row: row | {name: parse(row[name]) for name in serialised}, tf.data.AUTOTUNE)
         return rows.batch(settings.batch_size, drop_remainder=True).map(to_batch, tf.data.AUTOTUNE)
 
     return from_step

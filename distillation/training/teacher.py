@@ -29,7 +29,7 @@ def train_whole(network: keras.Model, images: int, train: Records, validation: R
         MODEL,
         network,
         Objective(),
-        view_stream(train, size, params.views, steps, teacher),  # no pass shows a view again
+        view_stream(train, size, params.views.unmixed(), steps, teacher),  # no pass shows a view again
         plain_batches(validation, size, teacher.batch_size),
         steps,
         teacher,
@@ -69,7 +69,7 @@ def train_head(
         seen = features(plain_images(train, size).take(-(-params.budget.teacher // BATCH)), "plain images")
         labels = np.tile(train.labels[: len(seen)], 1 + views)
         if views:
-            seen = np.concatenate([seen, features(view_images(train, size, params.views, views), "views")])
+            seen = np.concatenate([seen, features(view_images(train, size, params.views.unmixed(), views), "views")])
         held_out = features(plain_images(validation, size), "validation")
         note(f"{STAGE}  solving the head on {len(labels):,} views")
         solved = solve_head(seen, labels, held_out, validation.labels, classes=len(train.manifest.classes))
