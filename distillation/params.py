@@ -102,7 +102,7 @@ class Views(_Section):
 
     def unmixed(self) -> "Views":
         """The same views, none mixed with another image's."""
-        return self.model_copy(update={"augment": self.augment.model_copy(update={"mix": 0})})
+        return Views(augment=self.augment.model_copy(update={"mix": 0}), seed=self.seed)
 
 
 class Training(_Section):
