@@ -90,12 +90,17 @@ def test_values_that_differ_from_the_defaults_are_taken(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_presets_are_valid_and_hold_what_differs_from_the_defaults(tmp_path: Path, path: Path):
-    """The defaults, or the preset named in `over`."""
+def test_presets_are_valid_and_hold_what_differs_from_what_they_are_laid_over(tmp_path: Path, path: Path):
+    """The preset named in `over`; without it, the defaults or any other preset."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    below = leaves(preset.complete(content.pop("over")).model_dump()) if "over" in content else LEAVES
+    if "over" in content:
+        below = leaves(preset.complete(content.pop("over")).model_dump())
+        possible = [below]
+    else:
+        others = (preset.complete(other.stem) for other in PRESETS if other != path)
+        below, possible = LEAVES, [LEAVES, *(leaves(other.model_dump()) for other in others)]
     assert content
-    assert [key for key, value in leaves(content).items() if value == below[key]] == []
+    assert [key for key, value in leaves(content).items() if all(value == values[key] for values in possible)] == []
     completed = preset.complete(path.stem)
     assert leaves(completed.model_dump()) == below | leaves(content)
     assert load(tmp_path, completed.model_dump()) == completed
