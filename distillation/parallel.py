@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-AHEAD = 16  # results that may wait, by thread
+AHEAD = 4  # items on their way, by thread: some are photographs of 60 MB
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

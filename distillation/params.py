@@ -1,21 +1,14 @@
 """The schema of `params.yaml`: every stage validates the whole file before it does any work."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from distillation.errors import InputError, reason
-
-
-def _number(value: object) -> object:
-    """`dvc exp run -S x=0.00001` writes `1e-05`, which YAML 1.1 reads as a string."""
-    with suppress(ValueError):
-        return float(value) if isinstance(value, str) else value
-    return value
 
 
 def _classifier(path: str) -> str:
@@ -31,10 +24,9 @@ def _not_bool(value: object) -> object:
     return value
 
 
-Real = Annotated[float, BeforeValidator(_number)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
-NonNegative = Annotated[Real, Field(ge=0, le=1e6)]
-Positive = Annotated[Real, Field(gt=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -56,9 +48,9 @@ class Data(_Section):
     image_size: Pixels = 96
     oblong: Literal["crop", "squeeze"] = "crop"
     splits: Literal["official", "anew"] = "official"
-    validation_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = 0.2
-    labeled_fraction: Annotated[Real, Field(gt=0, le=1)] = 1
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    labeled_fraction: Annotated[float, Field(gt=0, le=1)] = 1
     seed: Seed = 0
     fold: Seed = 0
 
@@ -88,10 +80,10 @@ class Budget(_Section):
 class Augment(_Section):
     """Strength of each augmentation (`distillation/data/views.py`)."""
 
-    crop: Annotated[Real, Field(gt=0, le=1)] = 0.6
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.6
     flip: Fraction = 0.5
-    colour: Annotated[Real, Field(ge=0, lt=1)] = 0.2
-    mix: Annotated[Real, Field(ge=0, le=0.5)] = 0
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    mix: Annotated[float, Field(ge=0, le=0.5)] = 0
 
 
 class Views(_Section):
@@ -124,7 +116,7 @@ class Teacher(Training):
     weights: Annotated[str, Field(min_length=1)] | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
     image_size: Pixels = 64
-    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0
     answers: Literal["float32", "int8"] = "float32"
     fine_tune: Annotated[int, Field(ge=0, lt=2**31)] = 0
     learning_rate: Positive = 0.012
@@ -160,7 +152,7 @@ class Distill(_Section):
     """The objective of `distill`."""
 
     alpha: Fraction = 0.1
-    temperature: Annotated[Real, Field(ge=1e-6, le=1e6)] = 2
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 2
     weights: Weights = Weights()
     feature_channels: Annotated[int, Field(ge=4, le=1280, multiple_of=4)] = 32
 
@@ -192,17 +184,22 @@ MOVED = {
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate `path`; `InputError` names each bad key, its value and what would be right."""
+    return validated(read_yaml(path), path, complete=True)
+
+
+def read_yaml(path: str | Path) -> object:
+    """What `path` holds, as DVC reads it: YAML 1.2, where `no` is a word and `1e-05` a number; or `InputError`."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run from the top of the repository") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({reason(error)})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-02-30 looks like a date
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return validated(content, path, complete=True)
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: 2024-02-30 looks like a date
+        problem = " ".join(str(error).split()).partition(" To suppress")[0]  # of a key that stands twice
+        raise InputError(f"{path} is not valid YAML: {problem}") from None
 
 
 def validated(content: object, path: str | Path, complete: bool = False) -> Params:

@@ -1,6 +1,6 @@
 """Put a preset into `params.yaml`: `python -m distillation.preset cats_vs_dogs`.
 
-A preset, `presets/NAME.yaml`, holds the values that differ from the defaults, or from the preset that it names in
+A preset, `presets/NAME.yaml`, holds the values that it changes in the defaults, or in the preset that it names in
 `over`. Where several presets are given, later ones change earlier ones. The comments of `params.yaml` stay.
 """
 
@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from distillation.errors import InputError
 from distillation.files import replacing
-from distillation.params import Params, leaves, validated
+from distillation.params import Params, leaves, read_yaml, validated
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -32,7 +32,7 @@ def _add(content: dict, name: str) -> None:
     if not path.is_file():
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
         raise InputError(f"there is no preset {name}: give one of {known}")
-    values = YAML(typ="safe").load(path)
+    values = read_yaml(path)
     if isinstance(values, dict) and "over" in values:
         _add(content, values.pop("over"))
     _lay_over(content, values, path)

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import keras
-import yaml
 
-from distillation.params import leaves
+from distillation.params import leaves, read_yaml
 
 DIRECTORY = Path(".checkpoints")  # ignored by git, and none of DVC's outs
 
@@ -23,8 +22,8 @@ def unfinished(stage: str) -> Path:
 
 def fingerprint(stage: str) -> str:
     """SHA-256 of all that `stage` depends on: its command, deps and params in dvc.yaml, and the version of Keras."""
-    definition = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    params = leaves(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
+    definition = read_yaml("dvc.yaml")["stages"][stage]
+    params = leaves(read_yaml("params.yaml"))
     digest = hashlib.sha256(json.dumps([definition, keras.version()], sort_keys=True).encode())
     for declared in definition["params"]:
         for key, value in params.items():

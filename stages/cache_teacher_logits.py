@@ -50,7 +50,10 @@ def main(params: Params) -> str:
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
     own = isinstance(teacher, LiteRTTeacher)  # it has no feature maps, and runs on this machine
-    if not own:
+    if own:
+        if params.teacher.answers == "int8":
+            note(f"{STAGE}: teacher.answers = int8 is passed over: {params.teacher.file} answers as it is")
+    else:
         teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
     folder = unfinished(STAGE)
     done = next(number for number in itertools.count() if not part_path(folder, number).exists())

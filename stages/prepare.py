@@ -22,6 +22,7 @@ from distillation.data.splits import (
     random_ranks,
     resembling,
     stratified_split,
+    with_images,
 )
 from distillation.files import replacing
 from distillation.params import Data, Params
@@ -44,6 +45,9 @@ def main(params: Params) -> str:
             examples = stored(itertools.chain(source.images, unlabeled), classes, data)
             examples = progress(examples, source.count + count, "prepare: reading images")
             spool = Spool(directory / "spool", examples)
+        declared, (classes, spool.labels) = classes, with_images(spool.labels, classes)
+        if empty := [name for name in declared if name not in classes]:
+            warn(f"{len(empty)} of {len(declared)} classes have no image, and are left out: {', '.join(empty)}")
         splits, labels, manifest = _place(spool, source, classes, data)
         placed = (
             (SPLITS[split], replace(example, label=label))

@@ -11,6 +11,7 @@ from pathlib import Path
 from distillation.files import read_json, replacing, write_json
 from distillation.networks.network import load_network, macs, select
 from distillation.params import Params
+from distillation.preset import write_params
 from stages import export, train_teacher
 
 RECORDS = "data/records"
@@ -32,6 +33,7 @@ def train_reference(params: Params, folder: Path, made_of: str) -> None:
         subprocess.run(["git", "clone", "--quiet", ".", directory], check=True)
         with contextlib.chdir(directory):
             Path(RECORDS).symlink_to(records)
+            write_params(params, Path("params.yaml"))  # what a killed training is known by
             train_teacher.main(params)
             network = select(load_network("models/teacher"), "logits")
             with replacing(folder) as temporary:

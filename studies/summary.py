@@ -88,7 +88,7 @@ def read_runs(record: Path) -> pd.DataFrame:
 def summarise(runs: pd.DataFrame) -> dict:
     """`summary.json`: accuracies (0..1) of each model, and the gain over the better of the two baselines.
 
-    `prediction` of a model, and of the gain, is the 95 % interval for one more run, on another fold and machine.
+    `prediction` of a model, and of the gain, is the 95 % interval for one more run, on another fold with another seed.
     """
     models = {}
     for name in NAMES:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from distillation.networks.network import save_network
 from distillation.networks.teachers import build_teacher
 from distillation.params import Data, Params
 from distillation.sources import spool
-from distillation.sources.open import Original, Source
+from distillation.sources.open import Original, Source, open_source
 from stages import cache_teacher_logits, distill, prepare, report
 
 
@@ -102,6 +103,24 @@ def test_folder_that_cannot_be_used_is_named(photos: Params, images: dict[str, b
     fill(Path("photos"), images)
     assert words in complaint(prepare, photos)
     assert contents(Path("data")) == before
+
+
+def test_classes_of_which_there_is_no_image_are_left_out(
+    photos: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    """As `emnist/letters` of TFDS, a source may declare more classes than it has."""
+
+    @contextmanager
+    def declaring(data: Data) -> Iterator[Source]:
+        with open_source(data) as source:
+            images = (image._replace(label=2 * image.label) for image in source.images)
+            yield replace(source, classes=["a", "none", "b"], images=images)
+
+    expected = [(Records(split).manifest, Records(split).labels.tolist()) for split in ("train", "test")]
+    monkeypatch.setattr(prepare, "open_source", declaring)
+    prepare.main(photos)
+    assert [(Records(split).manifest, Records(split).labels.tolist()) for split in ("train", "test")] == expected
+    assert "warning: 1 of 3 classes have no image, and are left out: none" in capfd.readouterr().err
 
 
 def test_every_file_that_is_no_image_is_named(photos: Params, monkeypatch: pytest.MonkeyPatch):

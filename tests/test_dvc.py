@@ -250,7 +250,7 @@ def test_charts_hold_the_rows_of_the_files(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"student": {"learning_rate": 1e5}}, "a lower learning_rate may help"),
+        ({"student": {"learning_rate": 1e5}}, "a lower student.learning_rate may help"),
         ({"distill": {"alpha": 1.5}}, "distill.alpha = 1.5"),
         ({"distill": {"temprature": 2}}, "distill.temprature is not a parameter"),
         ({"data": {"name": "no_such_data_set"}}, "no_such_data_set"),

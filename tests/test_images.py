@@ -127,6 +127,15 @@ def test_tags_that_cannot_be_written_do_not_matter():
     assert_shows(read_rgb(content), quadrants(), tolerance=4)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_does_not_matter(kind: str):
+    """In a JPEG whose JFIF header has a resolution, Pillow leaves EXIF unread until it is asked for it."""
+    content = encoded(Image.fromarray(quadrants()), kind, lossless=True, dpi=(72, 72), exif=b"Exif\0\0no TIFF file")
+    with Image.open(io.BytesIO(content)) as image, pytest.raises(SyntaxError, match="not a TIFF file"):
+        image.getexif()
+    assert read_rgb(content).size == (64, 32)
+
+
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

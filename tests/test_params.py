@@ -106,6 +106,13 @@ def test_presets_are_valid_and_hold_what_differs_from_what_they_are_laid_over(tm
     assert load(tmp_path, completed.model_dump()) == completed
 
 
+def test_preset_that_is_no_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preset, "PRESETS", tmp_path)
+    (tmp_path / "mine.yaml").write_text("data:\n\tname: folder\n")
+    with pytest.raises(InputError, match=r"mine\.yaml is not valid YAML: "):
+        preset.complete("mine")
+
+
 @pytest.mark.parametrize("override", ["data.fold=1", "student.channels=[1,2,3,4,5]", "teacher.classes=[a,b]"])
 @pytest.mark.parametrize("name", [path.stem for path in PRESETS])
 def test_preset_is_written_over_what_dvc_wrote_and_comments_stay(tmp_path: Path, override: str, name: str):
@@ -168,7 +175,6 @@ def test_preset_is_written_over_what_dvc_wrote_and_comments_stay(tmp_path: Path,
         ("student.learning_rate", True, "number"),
         ("student.learning_rate", math.nan, "finite"),
         ("student.learning_rate", math.inf, "finite"),
-        ("student.learning_rate", "nan", "finite"),
         ("student.learning_rate", "fast", "number"),
         ("student.weight_decay", -0.1, "0"),
         ("student.warmup", -0.1, "0"),
@@ -285,12 +291,14 @@ def test_steps_show_what_the_budget_says_in_whole_batches(batch_size: int, steps
     assert Budget(shown=1000).steps(batch_size) == steps
 
 
-def test_numbers_that_yaml_takes_for_strings_are_numbers(tmp_path: Path):
-    text = yaml.safe_dump(with_values({"student.learning_rate": "VALUE", "teacher.learning_rate": "VALUE"}))
-    text = text.replace("VALUE", "1e-05")
+def test_values_are_read_as_dvc_writes_them(tmp_path: Path):
+    """`dvc exp run -S` writes YAML 1.2 without quotes; in YAML 1.1, `1e-05` is a string and `no` is False."""
+    text = yaml.safe_dump(with_values({"student.learning_rate": "RATE", "teacher.classes": "CLASSES"}))
+    text = text.replace("RATE", "1e-05").replace("CLASSES", "[no, yes]")
     assert yaml.safe_load(text)["student"]["learning_rate"] == "1e-05"
     loaded = load(tmp_path, text)
-    assert loaded.student.learning_rate == loaded.teacher.learning_rate == 0.00001
+    assert loaded.student.learning_rate == 0.00001
+    assert loaded.teacher.classes == ["no", "yes"]
 
 
 def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
@@ -310,7 +318,7 @@ def test_whole_numbers_serve_where_fractions_may_stand(tmp_path: Path):
         ("data:\n\t- 1", "not valid YAML"),
         ("a: *b", "not valid YAML"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
-        ("? [1]\n: 2", "not valid YAML"),
+        ("? [1]\n: 2", "Keys should be strings"),
         ("\0", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
         ("data: 2024-02-30", "not valid YAML"),  # looks like a date, and is none

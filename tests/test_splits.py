@@ -23,6 +23,7 @@ from distillation.data.splits import (
     image_id,
     overlapping,
     resembling,
+    with_images,
 )
 from distillation.errors import InputError
 
@@ -209,6 +210,14 @@ def test_what_a_class_is_said_to_need_is_enough(fractions: tuple[float, float], 
     """Data that was corrected as the message says must not give the message again."""
     splits = split_examples(bare_examples(9, 3), CLASSES, *fractions, fold=fold)
     assert all({example.label for example in part} == {0, 1, 2} for part in splits.values())
+
+
+def test_classes_without_an_image_are_left_out():
+    labels = np.array([3, UNLABELED, 1, 3], np.int32)
+    classes, numbers = with_images(labels, ["ant", "bee", "cow", "dog", "elk"])
+    assert classes == ["bee", "dog"]
+    assert numbers.tolist() == [1, UNLABELED, 0, 1]
+    assert numbers.dtype == np.int32
 
 
 # Official splits

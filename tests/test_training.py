@@ -421,7 +421,7 @@ def test_newton_schulz_by_the_gram_matrix_maps_singular_values_as_keras_does(sha
     np.testing.assert_allclose(ours, np.reshape(u * s @ v, shape), atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 8, 1), (16, 3), (16,)])
+@pytest.mark.parametrize("shape", [(3, 3, 8, 1), (7, 7, 1, 8), (16, 3), (16,)])  # depthwise in two forms
 def test_all_but_convolutions_is_trained_by_adamw(shape: tuple[int, ...]):
     rng = np.random.default_rng(0)
     start, *gradients = rng.normal(size=(4, *shape)).astype(np.float32)
@@ -670,7 +670,7 @@ def test_checkpoint_that_does_not_fit_is_not_taken_up(
 def test_loss_that_is_no_number_ends_the_training(train: Callable[..., Result], answers: Answers, workplace: Path):
     path = answers.directory / "part-00000/logits.npy"
     np.save(path, np.full_like(np.load(path), np.nan))
-    with pytest.raises(InputError, match=r"train_loss is nan after 21 images: a lower learning_rate may help"):
+    with pytest.raises(InputError, match=r"train_loss is nan after 21 images: a lower student.learning_rate may help"):
         train(Objective(0.5), answers)
     assert not any(workplace.rglob("*.npz"))
 

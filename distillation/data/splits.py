@@ -44,6 +44,17 @@ def image_id(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
 
 
+def with_images(labels: np.ndarray, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The classes that some image is of, in their order, and the labels, (n,) int32, as numbers of these.
+
+    A data set of TFDS may declare others: `emnist/letters` has 37 for 26 letters.
+    """
+    present = np.unique(labels[labels != UNLABELED])
+    number = np.full(len(classes) + 1, UNLABELED, np.int32)  # the last one is that of `UNLABELED`, -1
+    number[present] = np.arange(len(present))
+    return [classes[label] for label in present], number[labels]
+
+
 def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict[str, np.ndarray]:
     """Which images must go, of those that are equal byte by byte; each goes for one reason.
 

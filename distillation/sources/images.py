@@ -40,7 +40,7 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
                 image.draft(None, (least, least))
             image.load()
             # Not ImageOps.exif_transpose, which writes all tags anew, and fails on those of some cameras.
-            upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            upright = _UPRIGHT.get(_orientation(image))
             return _to_rgb(image if upright is None else image.transpose(upright))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,})") from None
@@ -81,11 +81,22 @@ def square_jpeg(encoded: bytes, size: int, oblong: str = "crop") -> bytes:
     """
     image = read_rgb(encoded)
     with Image.open(io.BytesIO(encoded)) as original:
-        if (original.format, original.mode, original.size) == ("JPEG", "RGB", (size, size)) and not original.getexif():
+        is_stored = (original.format, original.mode, original.size) == ("JPEG", "RGB", (size, size))
+        if is_stored and _orientation(original) not in _UPRIGHT:
             return encoded
     output = io.BytesIO()
     to_square(image, size, oblong).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return output.getvalue()
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """That of EXIF, or None where it has none, or where it is broken: then the image shows all the same."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow may raise anything for a damaged block
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -91,7 +91,7 @@ class Spool:
         self._directory = directory
         columns = [array(kind) for kind in "QbiQ"]
         for example, perceptual in examples:
-            # Opened each time: to hold 256 files open is more than macOS allows a process.
+            # Opened each time: to hold 4,096 files open is more than systems allow a process.
             with (directory / example.id[:_DIGITS]).open("ab") as file:
                 pickle.dump(example, file)
             row = (int(example.id, 16), example.split, example.label, perceptual)

@@ -11,7 +11,7 @@ from distillation.params import Training, Views
 
 IN_MEMORY = 5 * 2**29  # 2.5 GiB: decoded training images stay in memory up to this; a pass's answers come on top
 VALIDATION_IN_MEMORY = IN_MEMORY // 4
-SHUFFLED_AT_A_TIME = 2**15  # encoded images, each with its answers, where the decoded ones don't fit
+SHUFFLED_AT_A_TIME = 2**30  # bytes of encoded images, about one a pixel, where the decoded ones don't fit
 
 # From the number of steps already taken to the batches that follow.
 Stream = Callable[[int], tf.data.Dataset]
@@ -72,7 +72,7 @@ def view_stream(
             columns["partner"] = partners(examples, view, views.seed)
         if names:
             columns["teacher"] = answers.dataset(view, names)
-        buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME
+        buffer = len(records) if in_memory else SHUFFLED_AT_A_TIME // records.manifest.image_size**2
         shuffled = _shuffled(tf.data.Dataset.zip(columns), buffer, settings.seed, number)
         return shuffled.map(lambda row: row | {"view": view})
 

@@ -92,7 +92,8 @@ def fit(
         }
         for name, value in row.items():
             if not np.isfinite(value):
-                raise InputError(f"{name} is {value} after {row['images']:,} images: a lower learning_rate may help")
+                rate = f"{model.partition('_')[0]}.learning_rate"
+                raise InputError(f"{name} is {value} after {row['images']:,} images: a lower {rate} may help")
         history.append(row)
         checkpoint.save(history)
         write_json(f"plots/history/{model}.json", history)

@@ -15,7 +15,7 @@ class Muon(keras.optimizers.Muon):
     """
 
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        return len(variable.shape) != 4 or variable.shape[-1] == 1  # the latter: a depthwise kernel is no matrix
+        return len(variable.shape) != 4 or 1 in variable.shape[2:]  # the latter: a depthwise kernel is no matrix
 
     def zeropower_via_newtonschulz5(self, x, steps: int):
         """As Keras's, to rounding, in a third of its time.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 from distillation.console import note
 from distillation.data.records import Records
@@ -25,7 +25,7 @@ from distillation.training.teacher import MODEL, STAGE
 
 SAMPLE = 8 * BATCH  # validation images that the file is checked on
 SCORED = 2000  # labeled training images that it is scored on
-CHANCE = 0.01  # a teacher with a larger p-value is no better than chance
+CHANCE = 0.05  # a teacher with a larger p-value is no better than chance
 SURE = 0.001  # another reading is better where its p-value is below this
 
 
@@ -115,15 +115,20 @@ def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
 
 
 def no_better_than_chance(guesses: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether guesses, (n,) integers like the labels, need have nothing to do with these (one-sided binomial test).
+    """Whether guesses, (n,) integers like the labels, need have nothing to do with these (permutation test).
 
-    The share of right ones is then expected to be p_e of kappa (Cohen, "A coefficient of agreement", 1960).
-    Guesses that are all right are never called chance: of very few images no test could tell.
+    As many would then be right if the same guesses were dealt out anew. So a teacher that finds two of three defects
+    among 256 images is not one of chance, though most images are right whatever it says. Guesses that are all right
+    are never called chance: of very few images no test could tell.
     """
-    right, classes = int((guesses == labels).sum()), 1 + max(guesses.max(), labels.max())
-    of_guesses, of_labels = (np.bincount(values, minlength=classes) / len(values) for values in (guesses, labels))
-    p_value = binomtest(right, len(labels), float(of_guesses @ of_labels), alternative="greater").pvalue
-    return right < len(labels) and bool(p_value > CHANCE)
+
+    def right(guesses: np.ndarray, axis: int) -> np.ndarray:
+        return (guesses == labels).sum(axis=axis)
+
+    p_value = permutation_test(
+        (guesses,), right, permutation_type="pairings", vectorized=True, alternative="greater", rng=0
+    ).pvalue
+    return not (guesses == labels).all() and bool(p_value > CHANCE)
 
 
 def certain_permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray | None:

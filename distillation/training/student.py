@@ -20,7 +20,7 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
         model: name of the published files.
         params: all parameters.
         objective: the loss.
-        answers: of the teacher, to all training images.
+        answers: of the teacher, to the training images that `budget.answered` reaches.
 
     Returns:
         The stage's line of result.

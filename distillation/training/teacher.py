@@ -53,7 +53,7 @@ def train_head(
         step: names the checkpoint, since a stage may put a head on two networks.
 
     Returns:
-        A history of one row, with the keys of `fit`'s.
+        A history of one row: `images`, and accuracy and loss of `train` and `validation`.
     """
     head, size = network.get_layer(HEAD), params.teacher.image_size
     checkpoint = Checkpoint(STAGE, head.variables, step)
