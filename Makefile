@@ -4,7 +4,7 @@
 # make real     the full run on real photographs, published to results/cats_vs_dogs; NAME=imagenette: another preset;
 #               FOLDS="0 1 2 3 4" SEEDS="0 1": these student seeds on each of these folds of the data, too
 # make studies  alpha, temperature, labels, epochs and views on a part of the photographs, in results/cats_vs_dogs_studies
-# make front    a dozen students of one teacher: what each costs and gives, in results/cats_vs_dogs_front; NAME, SEEDS as above
+# make front    a dozen students of one teacher: what each costs and gives, in results/cats_vs_dogs_front; NAME, SEEDS as above, LADDER, SHARE
 # make bench    how fast it all is (9 to 16 minutes on two cores that do nothing else)
 # make lock     requirements.txt and requirements-cluster.txt, anew from pyproject.toml (needs uv)
 
@@ -21,7 +21,7 @@ SHELL := bash
 
 run: environment
 	dvc repro
-	@printf '\nNow change one number and compare:\n  source .venv/bin/activate\n  dvc exp run -S distill.alpha=0.3\n  dvc metrics diff\n'
+	@printf '\nNow change one number and compare:\n  source .venv/bin/activate\n  git add -A && git commit -m "First run"\n  dvc exp run -S distill.alpha=0.3\n  dvc metrics diff\n'
 
 # In the files' order: by number of tests, as xdist would, those that take longest begin last and end alone.
 test: environment
