@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,15 @@ def test_summary_of_a_record_is_what_its_runs_give(record: Path, tmp_path: Path)
     for name in ("summary.json", "summary.md"):
         assert (record.parent / name).read_text() == (tmp_path / name).read_text()
     assert compare_images(record.parent / "summary.png", tmp_path / "summary.png", tol=1) is None
+
+
+def test_every_diff_of_the_page_on_extending_applies() -> None:
+    """tests/test_extending.py runs the pipeline with each, which takes minutes; this says at once which are stale."""
+    diffs = re.findall(r"```diff\n(.*?)```", Path("docs/extending.md").read_text(), re.DOTALL)
+    assert len(diffs) == 5
+    for diff in diffs:
+        done = subprocess.run(["git", "apply", "--check", "-"], input=diff, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
 
 
 def digest(path: Path) -> str:
