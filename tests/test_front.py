@@ -353,7 +353,8 @@ def state(clone: Clone) -> tuple[str, str]:
 def kill(by: signal.Signals, when: Callable[[], bool], clone: Clone, command: list[str]) -> None:
     """Run `command` until `when`, and a second longer; then the signal `by` ends its whole process group."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    process = subprocess.Popen(command, cwd=clone.path, env=environment, start_new_session=True)
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # ignored in a background job
+    process = subprocess.Popen(command, cwd=clone.path, env=environment, start_new_session=True, **heeding)
     while not when():
         assert process.poll() is None, "it ended before"
         time.sleep(0.1)
