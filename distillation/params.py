@@ -138,7 +138,7 @@ class Student(Training):
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
     expansion: Annotated[int, Field(ge=1, le=16)] = 4
     learning_rate: Positive = 0.016
-    warmup: Fraction = 0.05
+    warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
 
 

@@ -1,4 +1,4 @@
-"""Mapping in parallel keeps the order."""
+"""Mapping in parallel keeps the order; what a node of a cluster gets at a time is bounded."""
 
 import itertools
 import os
@@ -7,6 +7,8 @@ import time
 import pytest
 
 from distillation.parallel import AHEAD, map_in_order
+from distillation.sources.open import Original
+from distillation.sources.spool import TASK, TASK_BYTES, _tasks
 
 
 def test_results_come_in_order_however_long_each_takes():
@@ -31,3 +33,14 @@ def test_error_comes_in_the_place_of_its_result():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("size", "of_each"), [(1000, [TASK, TASK, 2]), (TASK_BYTES // 50, [51, 51, 28]), (TASK_BYTES, [1] * 130)]
+)
+def test_task_of_a_node_is_small_in_images_and_bytes(size: int, of_each: list[int]):
+    encoded = bytes(size)
+    images = [Original(encoded, 0, str(number)) for number in range(2 * TASK + 2)]
+    tasks = [*_tasks(iter(images))]
+    assert [len(task) for task in tasks] == of_each
+    assert [*itertools.chain(*tasks)] == images

@@ -84,6 +84,18 @@ def test_unlabeled_records_fill_up_to_a_number(tmp_path: Path, at_most: int):
     assert [decode(serialised, 32)["id"].numpy().decode() for serialised in read.dataset()] == read.ids.tolist()
 
 
+def test_fewer_records_are_those_that_are_wanted(tmp_path: Path):
+    write(tmp_path / "records", split(random_examples(60, 3)), CLASSES, labeled_fraction=0.3)
+    labeled = Records("train", labeled_only=True, directory=tmp_path / "records")
+    wanted = np.arange(len(labeled)) % 3 == 1
+    fewer = labeled.only(wanted).only(np.arange(wanted.sum()) > 0)
+    kept = np.flatnonzero(wanted)[1:]
+    assert fewer.ids.tolist() == labeled.ids[kept].tolist()
+    assert fewer.labels.tolist() == labeled.labels[kept].tolist()
+    assert [decode(one, 32)["id"].numpy().decode() for one in fewer.dataset()] == fewer.ids.tolist()
+    assert int(fewer.dataset().cardinality()) == len(fewer) == len(kept) < len(labeled)
+
+
 def test_equal_splits_give_equal_files(sharded: Path, tmp_path: Path):
     write(tmp_path / "again", split(random_examples(27, 3)), CLASSES)
     digests = [

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 from helpers import changed
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import layers
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +28,7 @@ from distillation.training import checkpoint
 from distillation.training import fit as fitting
 from distillation.training import teacher as training_teacher
 from distillation.training.head import DECAYS, STOP, cross_entropy, scores, solve_head
-from distillation.training.teacher import better, fine_tune
+from distillation.training.teacher import RARE, better, fine_tune, sample
 from stages import train_teacher
 
 FEATURES = 12
@@ -132,6 +134,15 @@ def test_logits_of_a_dense_layer_are_those_of_the_head():
     )
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(1, 250))
+def test_sample_has_the_first_images_and_of_each_class_enough(labels: list[int], count: int):
+    chosen = np.flatnonzero(sample(np.array(labels), count)).tolist()
+    assert chosen[: min(count, len(labels))] == [*range(min(count, len(labels)))]
+    of_class = {label: [place for place, value in enumerate(labels) if value == label] for label in labels}
+    assert all(set(places[:RARE]) <= set(chosen) for places in of_class.values())
+    assert all(place < count or place in of_class[labels[place]][:RARE] for place in chosen)
+
+
 IMAGES, CLASSES = 24, 3
 
 
@@ -196,6 +207,21 @@ def test_frozen_backbone_stays_as_it_is_under_the_best_head(workplace: Path, tea
     [row] = read_json("plots/history/teacher.json")
     assert row == {"images": 3 * IMAGES} | metrics
     assert not list(Path(".checkpoints").iterdir())
+
+
+def test_head_of_more_images_than_its_budget_learns_from_a_sample(
+    workplace: Path, teacher: Params, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training_teacher, "RARE", 3)
+    chosen = {"teacher": changed(teacher.teacher, fine_tune=0), "budget": changed(teacher.budget, teacher=5)}
+    train_teacher.main(teacher.model_copy(update=chosen))
+    [row] = read_json("plots/history/teacher.json")
+    train = Records("train")
+    learned = sample(train.labels, 5)
+    assert row["images"] == learned.sum() < IMAGES
+    images = np.concatenate([*plain_images(train, 32)])[learned]
+    logits = load_network("models/teacher").predict(images, verbose=0)["logits"]
+    assert row["train_loss"] == pytest.approx(cross_entropy(logits, train.labels[learned]), rel=1e-3)
 
 
 @pytest.mark.parametrize(("frozen", "tuned", "is_tuned"), [(0.8, 0.81, True), (0.8, 0.8, False), (0.8, 0.7, False)])

@@ -1,5 +1,6 @@
 """Images as TFRecord shards: written and read."""
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -130,6 +131,14 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, wanted: np.ndarray) -> "Records":
+        """The same split with fewer images: `wanted` (n,) bool says which of these are left."""
+        fewer = copy.copy(self)
+        fewer._taken = self._taken.copy()
+        fewer._taken[self._taken] = wanted
+        fewer.labels = self.labels[wanted]
+        return fewer
 
     def _column(self, name: str) -> np.ndarray:
         """One feature of every example in the shards."""

@@ -5,7 +5,6 @@ them in memory at a time.
 """
 
 import functools
-import itertools
 import pickle
 from array import array
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,8 @@ from distillation.params import Data
 from distillation.sources.images import perceptual_hash, square_jpeg
 from distillation.sources.open import Original
 
-TASK = 64  # images that a node of a cluster decodes at a time
+TASK = 64  # images that a node of a cluster decodes at a time; fewer where they are large
+TASK_BYTES = 2**24
 _DIGITS = 3  # of an id, in hexadecimal, which name a bucket: a million photographs are 20 GB, and 5 MB in each
 MOST_NAMED = 20  # images that can't be read
 
@@ -51,11 +51,22 @@ def _results(
     if not cluster.wanted():
         yield from map_in_order(functools.partial(_stored, settings), images)
         return
-    images = iter(images)
-    tasks = iter(lambda: [*itertools.islice(images, TASK)], [])
     with cluster.connected():
-        for examples in cluster.map_in_order(_all_stored, settings, tasks, "prepare"):
+        for examples in cluster.map_in_order(_all_stored, settings, _tasks(images), "prepare"):
             yield from examples
+
+
+def _tasks(images: Iterable[Original]) -> Iterator[list[Original]]:
+    """Lists of images: a task ends with the image that makes it `TASK` images or `TASK_BYTES`."""
+    task, size = [], 0
+    for image in images:
+        task.append(image)
+        size += len(image.encoded)
+        if len(task) == TASK or size >= TASK_BYTES:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
 
 
 def _all_stored(settings: tuple[list[str], Data], images: list[Original]) -> list[tuple[Example, int] | InputError]:

@@ -1,12 +1,11 @@
 """A teacher from a file is not trained: it is read, checked on validation images, scored, and published."""
 
-import math
+import json
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import yaml
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest, permutation_test
 
@@ -136,15 +135,14 @@ def certain_permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -
 
     Sure is what most images of both, the guessed class and the label, agree on.
     """
-    counts = _counts(guesses, labels, classes)
-    found = linear_sum_assignment(counts, maximize=True)[1]
+    counts, found = _counts(guesses, labels, classes), _permutation(guesses, labels, classes)
     agreed = counts[np.arange(classes), found]
     return found if (2 * agreed > counts.sum(axis=1)).all() and (2 * agreed > counts.sum(axis=0)[found]).all() else None
 
 
 def _as_yaml(names: list[str]) -> str:
-    """A list that can be put into `params.yaml`: names such as `1` and `no` are quoted."""
-    return yaml.safe_dump(names, default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+    """A list that can be put into `params.yaml`: JSON, where names such as `1` and `1e5` are quoted, is YAML, too."""
+    return json.dumps(names, ensure_ascii=False)
 
 
 def _answers(file: OwnFile, images: Iterable[np.ndarray], input_range: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from keras import layers
 
 from distillation.console import note
 from distillation.data.records import Records
-from distillation.inference.forward import BATCH, forward_pass, plain_images, predict, view_images
+from distillation.inference.forward import forward_pass, plain_images, predict, view_images
 from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
 from distillation.training.batches import plain_batches, view_stream
@@ -18,6 +18,7 @@ from distillation.training.objective import Objective
 
 STAGE, MODEL = "train_teacher", "teacher"
 WARMUP = 0.1  # share of the steps of a network that is trained whole
+RARE = 20  # images of a class that the head learns from, however many images there are in all
 
 
 def train_whole(network: keras.Model, images: int, train: Records, validation: Records, params: Params) -> History:
@@ -43,7 +44,7 @@ def train_head(
     """Put the best head on the backbone of `network`, which stays as it is.
 
     The head learns from the plain view of each image, and from as many augmented ones as `budget.teacher` has room
-    for. Each passes through the backbone once.
+    for. Each passes through the backbone once. Of more images than that, it learns from a `sample`.
 
     Args:
         network: see `build_teacher`.
@@ -59,15 +60,15 @@ def train_head(
     checkpoint = Checkpoint(STAGE, head.variables, step)
     history = checkpoint.restore()
     if not history:
+        train = train.only(sample(train.labels, params.budget.teacher))
         views = max(0, round(params.budget.teacher / len(train)) - 1)
         backbone = forward_pass(keras.Model(network.input, {"features": head.input}))
 
         def features(images: tf.data.Dataset, name: str) -> np.ndarray:
             return predict(backbone, images, f"{STAGE}: {step} features of {name}")["features"]
 
-        # Of more images than the budget has views, the first: ids are digests, so their order is random.
-        seen = features(plain_images(train, size).take(-(-params.budget.teacher // BATCH)), "plain images")
-        labels = np.tile(train.labels[: len(seen)], 1 + views)
+        seen = features(plain_images(train, size), "plain images")
+        labels = np.tile(train.labels, 1 + views)
         if views:
             seen = np.concatenate([seen, features(view_images(train, size, params.views.unmixed(), views), "views")])
         held_out = features(plain_images(validation, size), "validation")
@@ -78,6 +79,17 @@ def train_head(
         history = [{"images": len(labels), **scores("train", solved.logits(seen), labels), **on_validation}]
         checkpoint.save(history)
     return history
+
+
+def sample(labels: np.ndarray, count: int) -> np.ndarray:
+    """Which of n images to learn from, (n,) bool: the first `count`, and the first `RARE` of each class.
+
+    `labels` are (n,) integers in id order. Ids are digests, so this order is random.
+    """
+    chosen = np.arange(len(labels)) < count
+    for label in np.unique(labels):
+        chosen[np.flatnonzero(labels == label)[:RARE]] = True
+    return chosen
 
 
 def fine_tune(network: keras.Model, train: Records, validation: Records, params: Params) -> tuple[keras.Model, History]:
