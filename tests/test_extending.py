@@ -16,6 +16,7 @@ SMALL = {
     "student": {"channels": [8, 16]},
     "distill": {"feature_channels": 4, "weights": {"features": 5}},
 }
+ENDS = {"A loss term": ["train_scratch", "distill"], "An augmentation": ["train_scratch", "distill"]}  # else all stages
 
 
 def section(title: str) -> tuple[str, dict]:
@@ -40,7 +41,7 @@ def sketches(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def extended(sketches: Clone, request: pytest.FixtureRequest) -> Iterator[Clone]:
-    """`sketches` after the change of a section of the page and `dvc repro`."""
+    """`sketches` after the change of a section of the page and `dvc repro`, which stops where nothing new follows."""
     diff, params = section(request.param)
     assert len(re.findall(r"^\+\+\+ ", diff, re.MULTILINE)) + bool(params) <= 3, "more than three files"
     assert len(re.findall(r"^[+-](?![+-])", diff, re.MULTILINE)) <= 32, "more than about 30 lines"
@@ -51,7 +52,7 @@ def extended(sketches: Clone, request: pytest.FixtureRequest) -> Iterator[Clone]
         merge(content, params)
         (sketches.path / "params.yaml").write_text(yaml.safe_dump(content))
         sketches.run("ruff", "check", ".")
-        sketches.run("dvc", "repro")
+        sketches.run("dvc", "repro", *ENDS.get(request.param, []))
         yield sketches
     finally:
         sketches.run("git", "clean", "-qfd")
