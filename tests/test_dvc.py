@@ -147,7 +147,7 @@ def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
 
 def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> None:
     def run(setting: str) -> None:
-        clone.run("dvc", "exp", "run", "--temp", "-S", setting, "distill")  # what follows would take four times as long
+        clone.run("dvc", "exp", "run", "--temp", "-S", setting)
 
     grid = ["distill.alpha=0.2", "distill.alpha=0.6"]
     forget_experiments(clone)
@@ -161,7 +161,7 @@ def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> N
         [*pool.map(run, grid)]
     assert metrics_by_alpha(clone) == one_by_one
     forget_experiments(clone)
-    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6", "distill")
+    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
     assert work_off_the_queue(clone, jobs=2) == 2
     assert metrics_by_alpha(clone) == one_by_one
     clone.run("bash", "-c", "dvc exp show --json | python -m studies.sweeps found")
