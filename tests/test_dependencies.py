@@ -72,6 +72,15 @@ def test_editing_what_only_shows_retrains_nothing(edited: str) -> None:
     assert stale <= {"report"}
 
 
+@pytest.mark.parametrize(
+    "edited", ["data/views.py", "networks/students.py", "networks/teachers.py", "training/objective.py"]
+)
+def test_a_file_that_people_extend_reruns_only_what_imports_it(edited: str) -> None:
+    file = Path("distillation") / edited
+    stale = {stage for stage in STAGES if any(file.is_relative_to(dep) for dep in declared_code(stage))}
+    assert stale == {stage for stage in STAGES if file in library_files(Path(f"stages/{stage}.py"))}
+
+
 def test_every_script_is_a_stage() -> None:
     assert {path.stem for path in Path("stages").glob("[!_]*.py")} == set(STAGES)
 
