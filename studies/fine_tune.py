@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 import yaml
 from PIL import Image
 
+from distillation.errors import InputError
 from distillation.files import read_json
 from distillation.params import load_params
 from distillation.preset import complete
@@ -40,13 +41,22 @@ def write_stand_in(folder: Path, stand_in: str, name: str, images: int) -> None:
     rows = iter(tfds.as_numpy(tfds.load(name, split="train", shuffle_files=False)))
     for split, count in splits.items():
         for number in range(count):
-            row = next(rows)
+            row = next(rows, None)
+            if row is None:
+                raise InputError(f"{name} has fewer than {sum(splits.values()):,} training images: lower --images")
             path = folder / split / f"{row['label']:03}" / f"{number:06}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            STAND_INS[stand_in](Image.fromarray(row["image"])).save(path)
+            STAND_INS[stand_in](Image.fromarray(row["image"].squeeze())).save(path)  # of grey ones (height, width, 1)
 
 
 def main() -> None:
+    try:
+        print(run(_options()))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m studies.fine_tune", description=__doc__.partition("\n")[0])
     parser.add_argument("stand_in", choices=STAND_INS)
     parser.add_argument("--data", default="imagenette/160px-v2", help="data set of TensorFlow Datasets (%(default)s)")
@@ -56,6 +66,13 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="teacher.width (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="teacher.image_size (%(default)s)")
     options = parser.parse_args()
+    if options.fine_tune < 1:
+        parser.error("--fine-tune should be at least 1")
+    return options
+
+
+def run(options: argparse.Namespace) -> str:
+    """Make the stand-in, run the two stages on it, and return the line."""
     values = complete("photographs").model_dump()
     values["data"] |= {"name": "folder", "folder": "images"}
     values["budget"]["teacher"] = min(values["budget"]["teacher"], 2 * options.images)
@@ -70,7 +87,7 @@ def main() -> None:
         train_teacher.main(params)
         metrics = read_json("metrics/teacher.json")
     frozen, tuned = (metrics[f"{name}_validation_accuracy"] for name in ("frozen", "fine_tuned"))
-    print(f"{' '.join(sys.argv[1:])}: frozen {frozen:.3f}, fine-tuned {tuned:.3f}")
+    return f"{' '.join(sys.argv[1:])}: frozen {frozen:.3f}, fine-tuned {tuned:.3f}"
 
 
 if __name__ == "__main__":

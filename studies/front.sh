@@ -11,9 +11,7 @@ state=.checkpoints/${name}_front
 if [ ! -d "$state" ] && [ -d ".checkpoints/$name" ]; then # `make real` has made teacher and cache
     cp -r ".checkpoints/$name" "$state"
 fi
-ladder=(${LADDER:+--ladder "$LADDER"} ${SHARE:+--share "$SHARE"})
-python -m studies.ladder "$name" --take-up ${ladder[@]+"${ladder[@]}"}
 source studies/stand_in.sh
 
 dvc repro cache_teacher_logits # all students share teacher and cache
-python -m studies.ladder "$name" ${ladder[@]+"${ladder[@]}"} --seeds ${SEEDS:-0}
+python -m studies.ladder "$name" ${LADDER:+--ladder "$LADDER"} ${SHARE:+--share "$SHARE"} --seeds ${SEEDS:-0}

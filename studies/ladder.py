@@ -8,6 +8,7 @@ measured together. `studies/front.py` then names the best student for a budget.
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the terminal
 
@@ -25,12 +25,12 @@ from benchmarks._timing import interleaved
 from benchmarks.latency import one_image, peak_alone
 from distillation import cpu
 from distillation.errors import InputError, reason
-from distillation.files import read_json, replacing, write_json
+from distillation.files import read_json, replacing, write_json, write_text
 from distillation.inference.compact import compact
 from distillation.inference.forward import to_litert
 from distillation.inference.published import FILE
 from distillation.networks.network import load_network, select
-from distillation.params import NO_FILE, Params, load_params, validated
+from distillation.params import NO_FILE, Params, read_yaml, validated
 from distillation.preset import complete, write_params
 from distillation.report.statistics import wilson
 from distillation.report.style import save
@@ -50,18 +50,12 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="each student is trained with each (default: 0)"
     )
-    parser.add_argument(
-        "--take-up", action="store_true", help="only put the preset back into params.yaml after a killed run"
-    )
     options = parser.parse_args()
     try:
         preset = complete(options.preset)
         wanted = students(preset, options.ladder, options.share)
         compared = references(preset, options.ladder)
-        if options.take_up:
-            take_up(preset, wanted)
-        else:
-            print(run(wanted, compared, options.seeds, front.finished(options.preset), front.record(options.preset)))
+        print(run(wanted, compared, options.seeds, front.finished(options.preset), front.record(options.preset)))
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -105,20 +99,19 @@ def references(preset: Params, ladder: Path) -> dict[str, Params]:
 
 def _table(ladder: Path) -> dict:
     """`share`, `students` and `references` of a ladder's file; without references, none are compared."""
+    content = read_yaml(ladder)
     try:
-        content = yaml.safe_load(ladder.read_text(encoding="utf-8"))
-        settings = {"students": dict(content["students"]), "references": dict(content.get("references", {}))}
-        return {"share": float(content["share"]), **settings}
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        table: dict = {"share": float(content["share"]), "students": content["students"]}
+        table["references"] = content.get("references", {})
+        for key in ("students", "references"):
+            table[key] = {name: dict(settings or {}) for name, settings in table[key].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
         problem = f"{ladder} should hold `share`, a number, and `students`, settings by name; it may hold `references`"
         raise InputError(problem) from None
-
-
-def take_up(preset: Params, wanted: dict[str, Params]) -> None:
-    """Make `params.yaml` the preset's if it is that of one of `wanted`: a killed run has left it."""
-    standing = load_params()
-    if any(_seeded(each, standing.student.seed) == standing for each in wanted.values()):
-        write_params(preset, Path("params.yaml"))
+    for name in (*table["students"], *table["references"]):
+        if not re.fullmatch(r"\w+([.-]\w+)*", str(name), re.ASCII):
+            raise InputError(f"{ladder}, {name}: should be a name of letters, digits, _, - and . (such as small-30kB)")
+    return table
 
 
 def run(
@@ -158,8 +151,7 @@ def run(
     with replacing(record / "front.png") as temporary:
         save(front.draw(found), temporary)
     text = front.table(found)
-    with replacing(record / "front.md") as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+    write_text(record / "front.md", f"{text}\n")
     return text
 
 
@@ -292,9 +284,9 @@ def _seeded(params: Params, seed: int) -> Params:
 
 def _shared() -> list:
     """What all students are made of: data, teacher and answers by DVC's hashes, and the files of code with theirs."""
-    lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    lock = read_yaml("dvc.lock")["stages"]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
-    declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    declared = read_yaml("dvc.yaml")["stages"]
     deps = {dep for stage in STAGES for dep in declared[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
     files = sorted({file for dep in deps for file in (Path(dep), *Path(dep).rglob("*.py")) if file.is_file()})
     return [[outs[path] for path in SHARED], [[str(file), _digest(file.read_text(encoding="utf-8"))] for file in files]]

@@ -3,8 +3,8 @@
 #
 # FOLDS="0 1 2 3 4" and SEEDS="0 1" in the environment ask for a run of each student seed on each fold of the data, and
 # for another with scratch tuned for itself (presets/scratch_tuned.yaml). All runs of a fold share teacher and cache.
-# Their metrics join the record's runs/, and stay there until the preset or the tuning changes: further folds and seeds
-# may come from other machines and later days. Interrupted, it goes on where it stopped when called again.
+# Their metrics join the record's runs/, and stay there until preset, images, teacher's file or tuning change: further
+# folds and seeds may come from other machines and later days. Interrupted, it goes on where it stopped when called again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
@@ -27,8 +27,7 @@ rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
         | grep -E '^(ai-edge-litert|dvc|keras|numpy|pillow|scikit-learn|scipy|tensorflow[a-z_-]*)=='
 } >"$record.partial/environment.txt"
 tuning=presets/scratch_tuned.yaml
-same='import sys, yaml; one, other = (yaml.safe_load(open(path)) for path in sys.argv[1:]); sys.exit(one != other)'
-if [ -d "$record/runs" ] && python -c "$same" params.yaml "$record/params.yaml"; then # comments may differ
+if [ -d "$record/runs" ] && python -m studies.summary "$record" --continues; then
     cp -r "$record/runs" "$record.partial"
     cmp -s "$tuning" "$record/runs/scratch_tuned.yaml" || rm -f "$record.partial"/runs/*.tuned.json
 fi
@@ -37,7 +36,7 @@ mv "$record.partial" "$record"
 save_state
 echo "published $record; $record/plots/report.html shows the images too"
 
-for fold in ${FOLDS:-}; do
+for fold in ${FOLDS:-${SEEDS:+0}}; do
     for seed in ${SEEDS:-0}; do
         run=$record/runs/fold-$fold.seed-$seed
         if [ ! -f "$run.json" ]; then
@@ -47,7 +46,8 @@ for fold in ${FOLDS:-}; do
         fi
         if [ ! -f "$run.tuned.json" ]; then
             python -m distillation.preset "$name" scratch_tuned
-            dvc exp run --single-item -S "data.fold=$fold" -S "student.seed=$seed" train_scratch evaluate
+            # `prepare` brings the fold's images where the run above was made before.
+            dvc exp run --single-item -S "data.fold=$fold" -S "student.seed=$seed" prepare train_scratch evaluate
             python -m studies.summary --run "$run.tuned.json"
             cp "$tuning" "$record/runs"
         fi

@@ -8,13 +8,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from distillation import resume
+from distillation.data.records import RECORDS
 from distillation.files import read_json, replacing, write_json
 from distillation.networks.network import load_network, macs, select
 from distillation.params import Params
 from distillation.preset import write_params
 from stages import export, train_teacher
-
-RECORDS = "data/records"
 
 
 def train_reference(params: Params, folder: Path, made_of: str) -> None:
@@ -28,11 +28,12 @@ def train_reference(params: Params, folder: Path, made_of: str) -> None:
         folder: to write `export/` and `run.json` to, whole or not at all.
         made_of: kept in `run.json`.
     """
-    folder, records = folder.absolute(), Path(RECORDS).absolute()
+    folder, shared = folder.absolute(), {path: path.absolute() for path in (RECORDS, resume.DIRECTORY)}
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["git", "clone", "--quiet", ".", directory], check=True)
         with contextlib.chdir(directory):
-            Path(RECORDS).symlink_to(records)
+            for path, target in shared.items():  # checkpoints, too: a killed training goes on in the next clone
+                path.symlink_to(target)
             write_params(params, Path("params.yaml"))  # what a killed training is known by
             train_teacher.main(params)
             network = select(load_network("models/teacher"), "logits")

@@ -2,6 +2,7 @@
 # metrics/ and plots/ are what they were. What the preset made of them waits in $state for the next time: DVC's
 # run cache knows no stage with metrics in git.
 preset=$state.params.yaml
+standing=$state.standing # is there while the preset stands in; a killed run leaves it, and what it did is taken up
 tracked=(params.yaml dvc.lock metrics plots)
 saved=
 
@@ -22,17 +23,18 @@ put_back() {
     git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
     git clean -qfd -- metrics plots
     dvc checkout --quiet --allow-missing || true
+    rm -f "$standing"
 }
 
-if ! cmp -s "$preset" params.yaml; then # else it stands in already, since a killed run put nothing back
-    if [ -n "$(git status --porcelain -- "${tracked[@]}")" ]; then
-        echo "error: there are changes that are not committed: commit them, or git restore ${tracked[*]}" >&2
-        exit 1
-    fi
-    cp "$preset" params.yaml
+if [ -z "$(git status --porcelain -- "${tracked[@]}")" ]; then
+    touch "$standing"
     if [ -d "$state" ]; then
         cp -r "$state"/. .
         dvc checkout --quiet --allow-missing
     fi
+elif [ ! -e "$standing" ]; then
+    echo "error: there are changes that are not committed: commit them, or git restore ${tracked[*]}" >&2
+    exit 1
 fi
 trap put_back EXIT
+cp "$preset" params.yaml

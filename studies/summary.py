@@ -8,6 +8,7 @@ In the record, `runs/fold-F.seed-S.json` is a run of the preset on fold F of the
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from scipy import stats
 
 from distillation import cpu
 from distillation.files import read_json, replacing, write_json, write_text
+from distillation.params import NO_FILE, read_yaml
 from distillation.report.statistics import MODELS
 from distillation.report.style import COLOURS, COLUMN, MARKERS, rows_of_accuracy, save, styled
 
@@ -35,8 +37,13 @@ def main() -> None:
     parser.add_argument(
         "--run", action="store_true", help="write the results of the run in the workspace as a run of a record"
     )
+    parser.add_argument(
+        "--continues", action="store_true", help="only tell, by exit status 0, whether the workspace's run joins it"
+    )
     options = parser.parse_args()
-    if options.run:
+    if options.continues:
+        sys.exit(not continues(options.record))
+    elif options.run:
         write_run(options.record)
     else:
         print(write_summary(options.record))
@@ -50,7 +57,19 @@ def write_run(path: Path) -> None:
         models[name] |= {"validation_accuracy": read_json(f"metrics/{name}.json")["validation_accuracy"]}
     test_images = sum(read_json("data/records/manifest.json")["counts"]["test"].values())
     run = {"cpu": cpu.name(), "int8": read_json("metrics/export.json")["int8"], "test_images": test_images}
-    write_json(path, run | {"models": models, "teacher_minus_scratch": evaluated.get("teacher_minus_scratch")})
+    write_json(path, run | {"models": models})
+
+
+def continues(record: Path) -> bool:
+    """Whether the run in the workspace has the parameters, images and teacher's file that `record` was made with."""
+    return _made_of(Path()) == _made_of(record)
+
+
+def _made_of(folder: Path) -> list:
+    params, lock = read_yaml(folder / "params.yaml"), read_yaml(folder / "dvc.lock")["stages"]
+    own = {params["teacher"]["file"]} - {NO_FILE}
+    files = [dep["md5"] for dep in lock["train_teacher"]["deps"] if dep["path"] in own]
+    return [params, [out["md5"] for out in lock["prepare"]["outs"]], files]
 
 
 def write_summary(record: Path) -> str:

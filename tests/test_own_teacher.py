@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from clone import TINY, Clone, copy_of_the_product, draw_folder
-from helpers import changed, encoded, write
+from helpers import changed, encoded, random_examples, write
 from keras import layers, ops
 from PIL import Image
 from ruamel.yaml import YAML
@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from distillation.data.records import Records
 from distillation.data.splits import Example, image_id
 from distillation.errors import InputError
-from distillation.inference.forward import forward_pass, plain_images
+from distillation.inference.forward import BATCH, forward_pass, plain_images
 from distillation.inference.published import (
     FLOOR,
     RANGES,
@@ -36,8 +36,9 @@ from distillation.inference.published import (
 )
 from distillation.networks.network import load_network
 from distillation.params import Params, Teacher
+from distillation.training import own_teacher
 from distillation.training.own_file import open_own
-from distillation.training.own_teacher import _as_yaml, certain_permutation, no_better_than_chance, take_own
+from distillation.training.own_teacher import SAMPLE, _as_yaml, certain_permutation, no_better_than_chance, take_own
 from studies import ladder
 
 SIZE, CLASSES = 32, ["dark", "grey", "light"]
@@ -335,11 +336,24 @@ def test_chance_is_what_guesses_of_these_classes_would_give(ok: int, defect: int
     assert no_better_than_chance(guesses, labels) is is_chance
 
 
+@pytest.mark.parametrize(("validation", "train"), [(60, 12), (30, 200), (300, 12)])
+def test_few_validation_images_are_joined_by_training_images_for_the_check(tmp_path: Path, validation: int, train: int):
+    """A class of which validation has one image, say, can't be told from chance otherwise."""
+    examples = random_examples(validation + train, len(CLASSES), SIZE)
+    write(tmp_path, {"validation": examples[:validation], "train": examples[validation:]}, CLASSES, SIZE)
+    splits = [Records(split, directory=tmp_path) for split in ("validation", "train")]
+    images, labels = own_teacher._sample(SIZE, *splits)
+    everything = np.concatenate([records.labels for records in splits])
+    assert len(labels) >= SAMPLE or len(labels) == validation + train
+    assert sum(map(len, images)) == len(labels) < SAMPLE + BATCH
+    assert labels.tolist() == everything[: len(labels)].tolist()
+
+
 @pytest.mark.parametrize(
     ("network", "problem"),
     [
-        (linear(np.zeros((3, 3)), np.arange(3)), "is right on 20 of 60 validation images, which is chance"),
-        (linear(np.full((3, 3), np.nan), np.zeros(3)), "answers some images of validation with NaN or infinity"),
+        (linear(np.zeros((3, 3)), np.arange(3)), "is right on 24 of 72 images, which is chance"),
+        (linear(np.full((3, 3), np.nan), np.zeros(3)), "answers some images with NaN or infinity"),
         (linear(np.zeros((3, 5)), np.zeros(5)), "answers 5 numbers, should answer one for each of 3 classes"),
         (linear(np.zeros((3, 1)), np.zeros(1)), "answers 1 numbers, should answer"),
     ],

@@ -164,9 +164,27 @@ def test_difference_turns_its_sign_with_the_models():
     assert back["ci_low"] == pytest.approx(-forth["ci_high"], abs=0.03)
 
 
-def test_models_that_never_differ_have_no_difference():
-    right = np.array([True, False, True])
-    assert accuracy_difference(right, right) == {"accuracy": 0, "ci_low": 0, "ci_high": 0, "p_value": 1}
+@pytest.mark.parametrize("count", [4, 30, 1000])
+def test_models_that_are_always_right_may_still_differ_elsewhere(count: int):
+    """The interval is as wide as Wilson's of one model."""
+    right = np.ones(count, bool)
+    wide = norm.ppf(0.975) ** 2 / (count + norm.ppf(0.975) ** 2)
+    found = accuracy_difference(right, right)
+    assert (found["accuracy"], found["p_value"]) == (0, 1)
+    assert [found["ci_low"], found["ci_high"]] == pytest.approx([-wide, wide])
+
+
+def test_models_that_are_equal_on_many_images_differ_little():
+    """Both are wrong on the same fifth: much less than Wilson's of one model."""
+    found = accuracy_difference(*outcomes(800, 0, 0, 200))
+    assert 0 < found["ci_high"] == -found["ci_low"] < 0.005
+
+
+def test_interval_where_one_model_is_nowhere_right_alone_is_newcombes():
+    """Altman et al., "Statistics with confidence", 2000, table 6.2; Newcombe, 1998, table II."""
+    found = accuracy_difference(*outcomes(14, 5, 0, 22))
+    assert [found["ci_low"], found["ci_high"]] == pytest.approx([0.011, 0.226], abs=5e-4)
+    assert statistics._newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
 def test_difference_is_the_same_every_time():

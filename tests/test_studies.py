@@ -106,6 +106,54 @@ def test_preset_that_stood_in_leaves_everything_as_it_was_and_is_taken_up_again(
 
 
 @pytest.mark.slow
+def test_preset_that_is_committed_already_keeps_its_state_and_what_is_not_committed(other: Clone):
+    """README's way: the preset is in the committed `params.yaml`."""
+    params = (other.path / "params.yaml").read_text()
+    other.run("python", "-m", "distillation.preset", "other")
+    other.commit("The preset")
+    other.run("bash", "-c", f"set -e; {STAND_IN}echo 1 >metrics/evaluate.json")
+    again = other.run("bash", "-c", f"set -e; {STAND_IN}cat metrics/evaluate.json")
+    assert again.stdout == "1\n"
+    (other.path / "metrics/evaluate.json").write_text("mine")
+    refused = other.run("bash", "-c", f"{STAND_IN}echo reached", check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "not committed" in refused.stderr
+    assert (other.path / "metrics/evaluate.json").read_text() == "mine"
+    other.run("git", "reset", "--quiet", "--hard", "HEAD^")
+    assert (other.path / "params.yaml").read_text() == params
+
+
+@pytest.mark.slow
+def test_preset_whose_run_was_killed_goes_on_with_what_it_did(other: Clone):
+    """Also where the run had put other parameters into `params.yaml`, as those of a fold or of a student."""
+    work = "sed -i.bak 's/alpha: 0.5/alpha: 0.7/' params.yaml; rm params.yaml.bak; echo 1 >metrics/evaluate.json; "
+    killed = other.run("bash", "-c", f"{STAND_IN}{work}kill -KILL $$", check=False)
+    assert killed.returncode == -signal.SIGKILL
+    again = other.run("bash", "-c", f"set -e; {STAND_IN}grep -c 'alpha: 0.5' params.yaml; cat metrics/evaluate.json")
+    assert again.stdout == "1\n1\n"
+
+
+@pytest.mark.parametrize("changed", [None, "parameters", "images", "teacher"])
+def test_runs_stay_in_a_record_while_parameters_images_and_teacher_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str | None
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path("record")):
+        folder.mkdir(exist_ok=True)
+        here = changed if folder == Path() else None
+        params = {"teacher": {"file": "own.keras"}, "student": {"seed": int(here == "parameters")}}
+        deps = [
+            {"path": "own.keras", "md5": "0123" if here == "teacher" else "4567"},
+            {"path": "code", "md5": f"{folder}"},
+        ]
+        outs = [{"path": "data/records", "md5": "0123.dir" if here == "images" else "4567.dir"}]
+        lock = {"stages": {"prepare": {"outs": outs}, "train_teacher": {"deps": deps}}}
+        (folder / "params.yaml").write_text(json.dumps(params))
+        (folder / "dvc.lock").write_text(json.dumps(lock))
+    assert summary.continues(Path("record")) == (changed is None)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["params.yaml", "metrics/mine.json"])
 def test_preset_does_not_stand_in_for_what_is_not_committed(other: Clone, path: str):
     with (other.path / path).open("a") as file:

@@ -77,21 +77,51 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
 def accuracy_difference(correct: np.ndarray, baseline_correct: np.ndarray) -> dict[str, float]:
     """How much more often one model is right than another on the same n images; both (n,) bool.
 
-    Returns `accuracy` (difference, -1..1), `ci_low` and `ci_high` (95 %, paired percentile bootstrap)
-    and `p_value` (exact McNemar test: a sign test over the images on which just one is right).
+    Returns `accuracy` (difference, -1..1), `ci_low` and `ci_high` (95 %, paired percentile bootstrap) and `p_value`
+    (exact McNemar test: a sign test over the images on which just one is right). Where one of the two is nowhere right
+    alone, resamples can't show that it may be elsewhere: the interval is then Newcombe's.
     """
     difference = correct.astype(float) - baseline_correct.astype(float)
+    won, lost, both = int((difference > 0).sum()), int((difference < 0).sum()), int((correct & baseline_correct).sum())
+    neither = len(difference) - won - lost - both
+    low, high = _bootstrap(difference) if won and lost else _newcombe(both, won, lost, neither)
+    return {
+        "accuracy": float(difference.mean()),
+        "ci_low": low,
+        "ci_high": high,
+        "p_value": float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0,
+    }
+
+
+def _bootstrap(difference: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean of `difference` (n,)."""
     at_once = max(1, RESAMPLED_AT_ONCE // len(difference))  # resamples; the result does not depend on it
     interval = stats.bootstrap(
         (difference,), np.mean, n_resamples=RESAMPLES, batch=at_once, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-    return {
-        "accuracy": float(difference.mean()),
-        "ci_low": float(interval.low),
-        "ci_high": float(interval.high),
-        "p_value": float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0,
-    }
+    return float(interval.low), float(interval.high)
+
+
+def _newcombe(both: int, won: int, lost: int, neither: int) -> tuple[float, float]:
+    """95 % interval of the difference of two models' accuracies, by on how many images both, one or neither are right.
+
+    Wilson's intervals of both, joined by their correlation (Newcombe, "Improved confidence intervals for the difference
+    between binomial proportions based on paired data", 1998, method 10).
+    """
+    n = both + won + lost + neither
+    first, second = (both + won) / n, (both + lost) / n
+    (first_low, first_high), (second_low, second_high) = wilson(first, n), wilson(second, n)
+    covariance = both * neither - won * lost
+    if covariance > 0:
+        covariance = max(0, covariance - n / 2)
+    margins = (both + won) * (lost + neither) * (both + lost) * (won + neither)
+    phi = covariance / margins**0.5 if margins else 0.0
+
+    def joined(one: float, other: float) -> float:
+        return (one**2 - 2 * phi * one * other + other**2) ** 0.5
+
+    low = first - second - joined(first - first_low, second_high - second)
+    return low, first - second + joined(first_high - first, second - second_low)
 
 
 def hardest_classes(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], count: int = 10) -> pd.DataFrame:

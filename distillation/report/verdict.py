@@ -7,8 +7,8 @@ Answer = Literal["yes", "no", "too few images"]
 CLEAR = 0.05  # a p-value below this
 MARGIN = 0.01  # a teacher that is better by less than this has almost nothing to teach
 ADVICE = (
-    "Fine-tune the teacher (teacher.fine_tune), take another network (teacher.network) or one of your own "
-    "(teacher.file), or raise distill.alpha (trust the labels more)."
+    "Take another teacher (teacher.network, or your own, teacher.file), let one with ImageNet weights learn from your "
+    "images (teacher.fine_tune), or trust the labels more (distill.alpha)."
 )
 
 

@@ -1,4 +1,4 @@
-"""A teacher from a file is not trained: it is read, checked on validation images, scored, and published."""
+"""A teacher from a file is not trained: it is read, checked on some images, scored, and published."""
 
 import json
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from distillation.training.objective import Objective
 from distillation.training.own_file import OwnFile, open_own
 from distillation.training.teacher import MODEL, STAGE
 
-SAMPLE = 8 * BATCH  # validation images that the file is checked on
+SAMPLE = 8 * BATCH  # images that the file is checked on: validation ones, and training ones where these are fewer
 SCORED = 2000  # labeled training images that it is scored on
 CHANCE = 0.05  # a teacher with a larger p-value is no better than chance
 SURE = 0.001  # another reading is better where its p-value is below this
@@ -36,11 +36,11 @@ def take_own(teacher: Teacher, train: Records, validation: Records) -> History:
         train, validation: labeled images.
 
     Raises:
-        InputError: where the file cannot be used, does not fit the classes, or answers NaN; and where, on validation
+        InputError: where the file cannot be used, does not fit the classes, or answers NaN; and where, on `SAMPLE`
             images, it is no better than chance, or is clearly better under another reading.
     """
     file = open_own(teacher.file, teacher.image_size)
-    reading = _checked(file, teacher, validation)
+    reading = _checked(file, teacher, train, validation)
     directory = Path("models") / MODEL
     file.publish(reading, directory)
     published = load_trained(directory)
@@ -57,17 +57,16 @@ def take_own(teacher: Teacher, train: Records, validation: Records) -> History:
     return [row | {f"objective_{name}": 0.0 for name in Objective.names}]
 
 
-def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
-    """How to read `file`, after a check on a sample of the validation images."""
+def _checked(file: OwnFile, teacher: Teacher, train: Records, validation: Records) -> Reading:
+    """How to read `file`, after a check on a sample of the images."""
     name, classes = f"teacher.file = {teacher.file!r}", validation.manifest.classes
     if file.outputs != len(classes) and not (file.outputs == 1 and len(classes) == 2):
         raise InputError(f"{name} answers {file.outputs} numbers, should answer one for each of {len(classes)} classes")
-    images = [*plain_images(validation, file.size).take(-(-SAMPLE // BATCH)).as_numpy_iterator()]
-    labels = validation.labels[: sum(map(len, images))]
+    images, labels = _sample(file.size, validation, train)
     chosen = file.input_range or teacher.input_range
     answers = {chosen: _answers(file, images, chosen)}
     if not np.isfinite(answers[chosen]).all():
-        raise InputError(f"{name} answers some images of validation with NaN or infinity")
+        raise InputError(f"{name} answers some images with NaN or infinity")
     reading = Reading(
         input_range=chosen,
         probabilities=bool(answers[chosen].min() >= 0 and answers[chosen].max() <= 1),
@@ -97,12 +96,12 @@ def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
                 in_file = [classes[found[reading.order.index(output)]] for output in range(len(classes))]
                 settings.append(f"teacher.classes to {_as_yaml(in_file)}")
         raise InputError(
-            f"{name} is right on {now.sum()} of {len(now)} validation images, but on {right[best].sum()} if read "
-            f"otherwise: set {' and '.join(settings)}"
+            f"{name} is right on {now.sum()} of {len(now)} images, but on {right[best].sum()} if read otherwise: "
+            f"set {' and '.join(settings)}"
         )
     if no_better_than_chance(guesses[chosen], labels):
         raise InputError(
-            f"{name} is right on {now.sum()} of {len(now)} validation images, which is chance: it should be trained on "
+            f"{name} is right on {now.sum()} of {len(now)} images, which is chance: it should be trained on "
             f"the classes {', '.join(classes)}; teacher.input_range should be what it was trained with, and "
             "teacher.classes, where they are not sorted, the classes in the order of its outputs"
         )
@@ -111,6 +110,17 @@ def _checked(file: OwnFile, teacher: Teacher, validation: Records) -> Reading:
         f"{'probabilities' if reading.probabilities else 'logits'}"
     )
     return reading
+
+
+def _sample(size: int, *splits: Records) -> tuple[list[np.ndarray], np.ndarray]:
+    """At least `SAMPLE` images if there are as many, of the first split before the others, in batches; their labels."""
+    images, labels, left = [], [], SAMPLE
+    for records in splits:
+        taken = [*plain_images(records, size).take(-(-left // BATCH)).as_numpy_iterator()]
+        images += taken
+        labels.append(records.labels[: sum(map(len, taken))])
+        left = max(0, left - len(labels[-1]))
+    return images, np.concatenate(labels)
 
 
 def no_better_than_chance(guesses: np.ndarray, labels: np.ndarray) -> bool:
