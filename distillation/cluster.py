@@ -66,6 +66,8 @@ def connected() -> Iterator[None]:
             raise InputError(*error.cause.args) from None
         if isinstance(error.cause, ImportError):
             raise InputError(f"a node of the cluster lacks a library ({reason(error.cause)}): {INSTALL}") from None
+        if isinstance(error.cause, (OSError, MemoryError)):  # `error` is one, too, but its text hides the reason
+            raise InputError(f"a node of the cluster failed ({reason(error.cause)}): run it again to go on") from None
         raise
     except ray.exceptions.RayError as error:
         raise InputError(f"the cluster at {address} failed ({reason(error)}): run it again to go on") from None
@@ -107,7 +109,7 @@ def map_in_order(
         label: what the line says that names the cluster.
 
     Raises:
-        InputError: where a node has other versions of what computes than this machine.
+        InputError: where a node has other versions of what computes than this machine, or all nodes are gone.
     """
     import ray
 
@@ -124,6 +126,9 @@ def map_in_order(
             waiting.append((sent, task.remote(function, [job], sent)))
         if not waiting:
             return
+        while not ray.wait([waiting[0][1]], timeout=PATIENCE)[0]:
+            if not ray.cluster_resources().get("CPU"):
+                raise InputError(f"{label}: the cluster has no CPU any more: add nodes, and run it again to go on")
         result, kind, node = ray.get(waiting[0][1])
         waiting.popleft()
         if kind not in kinds:

@@ -1,6 +1,5 @@
 """Let the teacher answer every view of every training image once (`data/teacher_answers`)."""
 
-import itertools
 import shutil
 
 import keras
@@ -13,7 +12,7 @@ from distillation.data.records import Records
 from distillation.errors import InputError, reason
 from distillation.files import replacing
 from distillation.inference import on_nodes
-from distillation.inference.answers import ANSWERS, PART, forecast, part_path, write_parts
+from distillation.inference.answers import ANSWERS, PART, forecast, whole_parts, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import (
     forward_pass,
@@ -56,7 +55,7 @@ def main(params: Params) -> str:
     else:
         teacher = with_components(teacher, sample, params.distill.feature_channels, f"{STAGE}: principal components")
     folder = unfinished(STAGE)
-    done = next(number for number in itertools.count() if not part_path(folder, number).exists())
+    done = whole_parts(folder)
     if done * PART < views * len(records):
         network = teacher
         if params.teacher.answers == "int8" and not own:

@@ -32,7 +32,7 @@ def main(params: Params) -> str:
     classes. `preprocessing.json` says how an image is prepared: it becomes a square of `square` pixels a side in the
     way that `oblong` names, and its middle `crop` pixels are scaled to the student's size. `README.md` is a model card.
     """
-    train, test = Records("train"), Records("test")
+    test = Records("test")
     student = load_network("models/student_distilled")
     square = test.manifest.image_size
     crop, *_ = tf.image.central_crop(tf.zeros((square, square, 3)), CENTRE).shape
@@ -40,7 +40,7 @@ def main(params: Params) -> str:
         metrics = write_files(student, directory)
         (directory / "classes.txt").write_text("\n".join(test.manifest.classes) + "\n", encoding="utf-8")
         write_json(directory / "preprocessing.json", {"square": square, "crop": crop, "oblong": test.manifest.oblong})
-        (directory / "README.md").write_text(_card(student, train, test, crop, metrics), encoding="utf-8")
+        (directory / "README.md").write_text(_card(student, test, crop, metrics), encoding="utf-8")
         write_json("metrics/export.json", metrics)
     accuracies = ", ".join(f"{variant} {row['accuracy']:.3f}" for variant, row in metrics.items())
     return f"export: test accuracy {accuracies} -> {EXPORT}"
@@ -79,7 +79,7 @@ def _accuracy(probabilities: np.ndarray, records: Records) -> float:
     return float((probabilities.argmax(axis=1) == records.labels).mean())
 
 
-def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics: dict[str, dict[str, float]]) -> str:
+def _card(model: keras.Model, test: Records, crop: int, metrics: dict[str, dict[str, float]]) -> str:
     """The model card: what the files beside it are, their input and output, and what they are good for."""
     manifest, square = test.manifest, test.manifest.image_size
     edge = (square - crop) // 2
@@ -95,7 +95,7 @@ def _card(model: keras.Model, train: Records, test: Records, crop: int, metrics:
         classes=textwrap.shorten(", ".join(manifest.classes), 100, placeholder=" ..."),
         scores="".join(rows),
         data=f"{manifest.source['name']} {manifest.source['version']}".strip(),  # a folder has no version
-        train=f"{len(train):,}",
+        train=f"{manifest.size('train'):,}",
         test=f"{len(test):,}",
         size=model.input_shape[1],
         square=square,

@@ -16,7 +16,7 @@ from distillation import resume
 from distillation.data.records import Records
 from distillation.errors import InputError
 from distillation.inference import answers, components
-from distillation.inference.answers import ANSWERS, Answers, forecast, part_path, write_parts
+from distillation.inference.answers import ANSWERS, Answers, forecast, part_path, whole_parts, write_parts
 from distillation.inference.components import with_components
 from distillation.inference.forward import BATCH, Arrays, plain_images, view_images
 from distillation.networks.network import MAPS, save_network, select
@@ -166,6 +166,16 @@ def test_only_what_is_wanted_of_a_view_is_read(tmp_path: Path, set_part: Callabl
         path.unlink()
     found = in_order(cache.dataset(tf.constant(2, tf.int64), ["logits"]), "logits")
     assert np.array_equal(found, written["logits"][140:210])
+
+
+def test_part_that_a_power_cut_left_broken_is_made_again(tmp_path: Path, set_part: Callable[[int], None]):
+    set_part(TWO_BATCHES)
+    assert whole_parts(tmp_path) == 0
+    write_parts(tmp_path, 0, batched(numbered(144)))
+    assert whole_parts(tmp_path) == 3
+    for content in (b"", (part_path(tmp_path, 1) / "logits.npy").read_bytes()[:-1]):
+        (part_path(tmp_path, 1) / "logits.npy").write_bytes(content)
+        assert whole_parts(tmp_path) == 1
 
 
 @pytest.mark.parametrize("part", range(3))

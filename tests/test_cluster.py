@@ -356,3 +356,15 @@ def test_cluster_without_a_free_cpu_is_named(workplace: Params, two: Cluster, mo
     for node in [*two.worker_nodes]:
         two.remove_node(node)
     assert "no CPU came free within 2 s (0 of 0 are free): add nodes" in complaint(workplace)
+
+
+def test_cluster_that_loses_all_its_nodes_is_named(two: Cluster, monkeypatch: pytest.MonkeyPatch):
+    def items() -> Iterator[int]:
+        yield 1
+        monkeypatch.setattr(cluster, "PATIENCE", 2)  # not before: a worker needs longer to start
+        for node in [*two.worker_nodes]:
+            two.remove_node(node)
+        yield 2
+
+    with pytest.raises(InputError, match=r"^test: the cluster has no CPU any more: add nodes"), cluster.connected():
+        list(cluster.map_in_order(max, 0, items(), "test"))

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import encoded, random_image, smooth_image
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from distillation.data.splits import NEAR_BITS
 from distillation.errors import InputError
+from distillation.sources import images
 from distillation.sources.images import perceptual_hash, read_rgb, square_jpeg, to_square
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -197,6 +198,22 @@ def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(InputError, match=r"too many pixels.*1,000"):
             read_rgb(encoded(Image.new("RGB", (side, side)), "PNG"))
     assert read_rgb(encoded(Image.new("RGB", (31, 31)), "PNG")).size == (31, 31)
+
+
+def test_jpeg_of_too_many_pixels_is_decoded_at_half_its_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    monkeypatch.setattr(images, "LARGE", 32)
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert read_rgb(encoded(smooth_image(0, 64, 64), "JPEG")).size == (32, 32)
+
+
+@pytest.mark.parametrize("length", [100, 70_000])
+def test_comment_of_an_image_is_not_stored(length: int):
+    """Pillow refuses to write some long comments, and never ends with others."""
+    plain, text = io.BytesIO(), PngImagePlugin.PngInfo()
+    text.add_text("comment", "c" * length)
+    smooth_image(0).save(plain, "PNG")
+    assert square_jpeg(encoded(smooth_image(0), "PNG", pnginfo=text), 32) == square_jpeg(plain.getvalue(), 32)
 
 
 def test_bytes_that_are_right_come_back_untouched():

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 import time
 
 import pytest
@@ -26,6 +27,16 @@ def test_items_are_taken_as_they_are_needed():
     assert next(results) == "0"
     assert next(items) <= AHEAD * os.cpu_count()
     results.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux keeps a process to some cores")
+def test_threads_are_as_many_as_the_cores_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert len(set(map_in_order(lambda _: threading.get_ident(), range(50)))) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_error_comes_in_the_place_of_its_result():

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from helpers import changed, needs_imagenette
 from scipy.stats import binomtest, norm
@@ -70,6 +72,13 @@ def test_images_in_linked_folders_are_found(data: Data, tmp_path: Path):
     with open_source(chosen) as source:
         assert source.count == 3
         assert sorted(image.source for image in source.images) == ["cat/a.jpg", "cat/linked/b.jpg", "eel/c.jpg"]
+
+
+def test_film_among_the_images_is_named_before_it_is_read(data: Data, tmp_path: Path):
+    chosen = folder(data, tmp_path, cat=["a.jpg"], dog=["b.jpg"])
+    with (tmp_path / "dog/film.mov").open("wb") as file:
+        file.truncate(6 * 10**9)  # takes no space
+    assert "dog/film.mov has 6.0 GB, which no image has" in refusal(chosen)
 
 
 def test_missing_folder_is_named(data: Data, tmp_path: Path):
@@ -246,6 +255,16 @@ def test_tfds_images_without_labels_are_left_out_where_all_are_split_anew(tmp_pa
     assert (source.count, source.splits) == (12, {})
     found = sorted((image.encoded, image.label, image.split) for image in source.images)
     assert found == sorted((jpeg(number), number % 2, "train") for number in (*range(10), 20, 21))
+
+
+def test_tfds_data_set_whose_supervised_key_is_several_features_is_refused(tmp_path: Path):
+    info = types.SimpleNamespace(
+        features=tfds.features.FeaturesDict({"a": tf.float32, "b": tf.float32}),
+        supervised_keys=({"a": "a"}, "b"),
+        full_name="table/1.0.0",
+    )
+    with pytest.raises(InputError, match="'table' is not an image-classification data set"):
+        _tfds(types.SimpleNamespace(name="table", info=info), "official")
 
 
 @needs_imagenette

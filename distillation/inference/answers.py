@@ -5,6 +5,7 @@ Answer number `view * images + i` is the answer to view `view` of training image
 not at all. So a killed run goes on after its last part, and several machines can make parts.
 """
 
+import itertools
 import os
 import shutil
 import time
@@ -47,6 +48,21 @@ def forecast(forward: Callable[[np.ndarray], Arrays], images: tf.data.Dataset, a
         )
     space = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     return f"{answers:,} answers, {space}, about {max(1, round(minutes)):,} min"
+
+
+def whole_parts(directory: Path) -> int:
+    """How many parts of a killed run lie in `directory`, from the first on.
+
+    One that cannot be opened ends them: after a power cut, files may be empty that had a name already.
+    """
+    for number in itertools.count():
+        files = [*part_path(directory, number).glob("*.npy")]
+        try:
+            lengths = {len(_open(file)) for file in files}
+        except InputError:
+            return number
+        if len(lengths) != 1:
+            return number
 
 
 def write_parts(directory: Path, first: int, batches: Iterable[Arrays]) -> None:

@@ -1,6 +1,5 @@
 """Forward passes of trained networks over many images."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import tensorflow as tf
+from joblib import cpu_count
 
 from distillation.console import note, progress
 from distillation.data.records import Records, decode
@@ -41,7 +41,7 @@ def forward_pass(network: keras.Model | bytes | Forward) -> Forward:
         one_core = in_litert(network)
         if one_core is None:
             return network.predict_on_batch
-    cores = os.cpu_count() or 1
+    cores = cpu_count()  # which this process may use
     threads = ThreadPoolExecutor(cores)
 
     def forward(images: np.ndarray) -> Arrays:

@@ -12,6 +12,7 @@ from scipy.fft import dctn
 from distillation.errors import InputError, reason
 
 JPEG_QUALITY = 95
+LARGE = 2048  # pixels: a side that is more than enough
 _TURN = Image.Transpose
 _UPRIGHT = {  # what makes an image upright, by its orientation in EXIF
     2: _TURN.FLIP_LEFT_RIGHT,
@@ -29,15 +30,15 @@ def read_rgb(source: bytes | Path | BinaryIO, least: int | None = None) -> Image
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled down, and of an animation the first
     frame is taken. With `least`, a large JPEG is decoded at a half, a quarter or an eighth of its size, which is
-    quicker; no side gets smaller than that many pixels. Raises `InputError` where it cannot be decoded: not an image,
-    truncated, empty, 32-bit grey, or too many pixels.
+    quicker; no side gets smaller than that many pixels. So is one of too many pixels. Raises `InputError` where it
+    cannot be decoded: not an image, truncated, empty, 32-bit grey, or still too many pixels.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow raises only beyond twice as many
+            if least or _too_large(image):
+                image.draft(None, (least or LARGE, least or LARGE))  # nothing happens unless it is a JPEG
+            if _too_large(image):
                 raise Image.DecompressionBombError
-            if least:
-                image.draft(None, (least, least))
             image.load()
             # Not ImageOps.exif_transpose, which writes all tags anew, and fails on those of some cameras.
             upright = _UPRIGHT.get(_orientation(image))
@@ -85,8 +86,13 @@ def square_jpeg(encoded: bytes, size: int, oblong: str = "crop") -> bytes:
         if is_stored and _orientation(original) not in _UPRIGHT:
             return encoded
     output = io.BytesIO()
-    to_square(image, size, oblong).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    # Without the image's comment, which Pillow would keep: of a long one its encoder never ends.
+    to_square(image, size, oblong).save(output, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
     return output.getvalue()
+
+
+def _too_large(image: Image.Image) -> bool:
+    return image.width * image.height > Image.MAX_IMAGE_PIXELS  # Pillow raises only beyond twice as many
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -107,4 +113,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # no copy of a large photograph

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from distillation.errors import InputError, reason
 from distillation.params import Data
 
+MOST_BYTES = 10**9  # of an image file: a film, say, is not read into memory
 README = "README.md"  # keeps a folder in Git that has no other file
 # Names that data sets give to their splits. Other splits, such as `extra`, are not official ones.
 _MEANING = {
@@ -194,6 +195,8 @@ def _files(folder: Path) -> Iterator[Path]:
             if entry.is_dir():
                 yield from _files(Path(entry.path))
             elif entry.is_file():
+                if (size := entry.stat().st_size) > MOST_BYTES:
+                    raise InputError(f"{entry.path} has {size / 1e9:.1f} GB, which no image has; move it elsewhere")
                 try:
                     entry.path.encode()
                 except UnicodeEncodeError:
@@ -208,7 +211,7 @@ def _tfds(builder, splitting: str) -> Source:
     keys = builder.info.supervised_keys or ("image", "label")
     if not (
         isinstance(features, tfds.features.FeaturesDict)
-        and {keys[0], keys[1]} <= set(features)
+        and all(isinstance(key, str) and key in features for key in keys[:2])
         and isinstance(features[keys[0]], tfds.features.Image)
         and isinstance(features[keys[1]], tfds.features.ClassLabel)
     ):

@@ -24,7 +24,7 @@ from distillation.sources.open import Original
 TASK = 64  # images that a node of a cluster decodes at a time; fewer where they are large
 TASK_BYTES = 2**24
 _DIGITS = 3  # of an id, in hexadecimal, which name a bucket: a million photographs are 20 GB, and 5 MB in each
-MOST_NAMED = 20  # images that can't be read
+MOST_NAMED = 1000  # images that can't be read: all are tried before the stage ends, so all can be mended at once
 
 
 def stored(images: Iterable[Original], classes: list[str], data: Data) -> Iterator[tuple[Example, int]]:
