@@ -35,6 +35,9 @@ if [ -z "$(git status --porcelain -- "${tracked[@]}")" ]; then
 elif [ ! -e "$standing" ]; then
     echo "error: there are changes that are not committed: commit them, or git restore ${tracked[*]}" >&2
     exit 1
+else
+    cp params.yaml "$state.killed.yaml" # it may have been edited since
+    echo "going on with a run that was killed; the params.yaml that stood here is kept as $state.killed.yaml" >&2
 fi
 trap put_back EXIT
 cp "$preset" params.yaml

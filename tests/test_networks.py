@@ -247,9 +247,10 @@ def test_residual_pairs_start_as_their_shortcuts(params: Params):
         {"last_map": (8, 8, 5)},
         {"last_map": (8, 8, 5), "middle_map": (16, 16, 2)},
         {"last_map": (3, 3, 2), "middle_map": (5, 5, 1)},
+        {"last_map": (9, 9, 2), "middle_map": (18, 18, 1)},
         {"middle_map": (16, 16, 4)},
     ],
-    ids=["none", "last", "both", "resized", "middle"],
+    ids=["none", "last", "both", "reduced", "enlarged", "middle"],
 )
 def test_projections_bring_the_feature_maps_to_shape_and_leave_the_logits(small: keras.Model, wanted: dict):
     extended = with_projections(small, wanted)

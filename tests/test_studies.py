@@ -110,7 +110,7 @@ def test_preset_that_is_committed_already_keeps_its_state_and_what_is_not_commit
     """README's way: the preset is in the committed `params.yaml`."""
     params = (other.path / "params.yaml").read_text()
     other.run("python", "-m", "distillation.preset", "other")
-    other.commit("The preset")
+    other.run("git", "commit", "-qm", "The preset", "params.yaml")
     other.run("bash", "-c", f"set -e; {STAND_IN}echo 1 >metrics/evaluate.json")
     again = other.run("bash", "-c", f"set -e; {STAND_IN}cat metrics/evaluate.json")
     assert again.stdout == "1\n"
@@ -131,6 +131,7 @@ def test_preset_whose_run_was_killed_goes_on_with_what_it_did(other: Clone):
     assert killed.returncode == -signal.SIGKILL
     again = other.run("bash", "-c", f"set -e; {STAND_IN}grep -c 'alpha: 0.5' params.yaml; cat metrics/evaluate.json")
     assert again.stdout == "1\n1\n"
+    assert "alpha: 0.7" in (other.path / ".checkpoints/other.killed.yaml").read_text()
 
 
 @pytest.mark.parametrize("changed", [None, "parameters", "images", "teacher"])

@@ -79,14 +79,19 @@ STUDENTS = {"residual": residual, "inverted_residual": inverted_residual, "resne
 def with_projections(student: keras.Model, shapes: Mapping[str, Sequence[int]]) -> keras.Model:
     """`student` with each of its maps named in `shapes` brought to that shape (height, width, channels).
 
-    The 1x1 convolutions that do it are there for training alone.
+    The 1x1 convolutions that do it are there for training alone. Whether they stand before or behind bilinear resizing
+    makes no difference but in time: they work on the smaller map.
     """
     outputs = {"logits": student.output["logits"]}
     for name, (height, width, channels) in shapes.items():
-        features = student.output[name]
-        if features.shape[1:3] != (height, width):
-            features = layers.Resizing(height, width)(features)
-        outputs[name] = layers.Conv2D(channels, 1)(features)
+        features, project = student.output[name], layers.Conv2D(channels, 1)
+        side, resize = features.shape[1:3], layers.Resizing(height, width)
+        if side == (height, width):
+            outputs[name] = project(features)
+        elif side < (height, width):
+            outputs[name] = resize(project(features))
+        else:
+            outputs[name] = project(resize(features))
     return keras.Model(student.input, outputs)
 
 
