@@ -115,12 +115,13 @@ def summarise(runs: pd.DataFrame) -> dict:
             continue
         values = runs[name].dropna()
         of_each = values.groupby("fold").first() if name == "teacher" else values  # student seeds share a teacher
+        expected = intervals(of_each)["prediction"]
         models[name] = {
             "accuracy_mean": of_each.groupby("fold").mean().mean(),
             "accuracy_sd": of_each.std() if len(of_each) > 1 else None,
             "n": len(of_each),
             "validation_accuracy_mean": runs[f"{name}_validation"].dropna().mean(),
-            "prediction": intervals(of_each)["prediction"],
+            "prediction": expected and np.clip(expected, 0, 1).tolist(),
             **{key: int(runs[f"{name}_{key}"].dropna().iloc[0]) for key in ("parameters", "macs")},
         }
     baselines = [name for name in ("student_scratch", TUNED) if name in models]
