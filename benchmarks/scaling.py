@@ -62,18 +62,20 @@ def measure(images: int) -> list[dict[str, object]]:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS would tell of a download
             Drawn(images, data_dir="tensorflow_datasets").download_and_prepare()
         write_params(_params(images), Path("params.yaml"))
+        print(f"{images:,} images", flush=True)
         return [{"images": images, "stage": stage, **run(stage)} for stage in STAGES]
 
 
 def run(stage: str) -> dict[str, float]:
     """Peak memory (MiB) and seconds of one stage in the working directory."""
-    print(f"  {stage}", flush=True)
     environment = os.environ | {"TFDS_DATA_DIR": "tensorflow_datasets", "CI": "1", "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", MEASURED, stage], env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"error: {stage} failed")
-    return {"peak_mib": float(done.stdout.split()[-1]), "seconds": time.perf_counter() - start}
+    peak, seconds = float(done.stdout.split()[-1]), time.perf_counter() - start
+    print(f"  {stage}: {peak:,.0f} MiB, {seconds:,.0f} s", flush=True)  # what a killed benchmark has found is known
+    return {"peak_mib": peak, "seconds": seconds}
 
 
 class Drawn(tfds.core.GeneratorBasedBuilder):
