@@ -59,10 +59,12 @@ def write_groups(folder: Path) -> None:
     decoded = tf.data.Dataset.from_tensor_slices(images).map(_decoded, tf.data.AUTOTUNE).batch(BATCH)
     seen = PCA(128, random_state=0).fit_transform(predict(features, decoded, "features")["features"])
     rng, written = np.random.default_rng(0), 0
+    ends = np.cumsum([*SPLITS.values()])
     for label, count in enumerate(groups):
         members = np.flatnonzero(np.array(labels) == label)
-        for group, typical in enumerate(typical_groups(seen[members], count, sum(SPLITS.values()))):
-            parts = np.split(rng.permutation(members[typical]), np.cumsum([*SPLITS.values()])[:-1])
+        for group, typical in enumerate(typical_groups(seen[members], count, ends[-1])):
+            chosen = rng.permutation(members[typical])  # of a small group, each split has its share
+            parts = np.split(chosen, len(chosen) * ends[:-1] // ends[-1])
             for split, part in zip(SPLITS, parts, strict=True):
                 directory = folder / split / f"{label:02}_{group:02}"
                 directory.mkdir(parents=True)
