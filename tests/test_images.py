@@ -207,6 +207,12 @@ def test_jpeg_of_too_many_pixels_is_decoded_at_half_its_size(monkeypatch: pytest
         assert read_rgb(encoded(smooth_image(0, 64, 64), "JPEG")).size == (32, 32)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_jpeg_of_200_megapixels_is_read():
+    """Phones make such photographs."""
+    assert read_rgb(encoded(Image.new("L", (16320, 12240)), "JPEG")).size == (4080, 3060)
+
+
 @pytest.mark.parametrize("length", [100, 70_000])
 def test_comment_of_an_image_is_not_stored(length: int):
     """Pillow refuses to write some long comments, and never ends with others."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,8 @@ from scipy.fft import dctn
 
 from distillation.errors import InputError, reason
 
+Image.MAX_IMAGE_PIXELS = 10**8  # Pillow opens nothing of more than twice as many; phones make 200 megapixels
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_too_large` decides
 JPEG_QUALITY = 95
 LARGE = 2048  # pixels: a side that is more than enough
 _TURN = Image.Transpose
