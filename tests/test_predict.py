@@ -179,7 +179,7 @@ def test_images_of_every_kind_are_answered_and_the_rest_gets_a_line_each(student
     bad = {
         "empty.jpg": b"",
         "hidden text.png": b"Dear reader",
-        "large.png": encoded(Image.new("1", (10_000, 10_000)), "PNG"),
+        "large.png": encoded(Image.new("1", (11_000, 11_000)), "PNG"),
         "larger.png": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
         "phone.heic": b"\0\0\0\x18ftypheic",
         "torn.jpg": encoded(image, "JPEG")[:700],
