@@ -1,5 +1,7 @@
 """Fixtures that several test files share; the tests run from the top of the repository."""
 
+import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -8,7 +10,7 @@ import pytest
 import stages  # noqa: F401  imports TensorFlow, and keeps its greeting from the output
 
 # isort: split
-from clone import TINY, Clone, copy_of_the_product, draw_folder
+from clone import ROOT, TINY, Clone, copy_of_the_product, draw_folder
 from helpers import random_examples, split_examples, write
 
 from distillation.data.records import Records
@@ -19,6 +21,20 @@ hypothesis.settings.load_profile("reproducible")
 
 CLASSES = ["ant", "bee", "cow"]
 IMAGE_SIZE = 40
+# What belongs to the user of a checkout, beside the placeholders in data/ and models/.
+OF_THE_USER = {ROOT / name for name in ("params.yaml", "dvc.lock", "metrics", "plots", "data/records", ".checkpoints")}
+
+
+def _leave_to_the_user(event: str, arguments: tuple) -> None:
+    """Fail a test that opens what is not its own: it would pass or fail with what the user has done."""
+    # With a mode it is `open`; without, `os.open`, whose path may be relative to another folder.
+    if event == "open" and isinstance(arguments[1], str) and not isinstance(arguments[0], int):
+        path = Path(os.path.abspath(os.fsdecode(arguments[0])))  # noqa: PTH100  resolve() would ask the disk each time
+        if OF_THE_USER & {path, *path.parents}:
+            pytest.fail(f"a test opens {path}")
+
+
+sys.addaudithook(_leave_to_the_user)
 
 
 @pytest.fixture(scope="session")

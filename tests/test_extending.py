@@ -1,4 +1,4 @@
-"""Every diff of docs/extending.md is applied in a clone, and the pipeline runs with it on a few hundred sketches."""
+"""Every diff of docs/extending.md is applied in a clone, and the pipeline runs with it on tiny data."""
 
 import json
 import re
@@ -6,16 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from clone import ROOT, Clone, copy_of_the_product
+from clone import ROOT, Clone
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "data": {"max_images": 300, "image_size": 48},
-    "budget": {"shown": 400, "answered": 200, "teacher": 200},
-    "student": {"channels": [8, 16]},
-    "distill": {"feature_channels": 4, "weights": {"features": 5}},
-}
 ENDS = {"A loss term": ["train_scratch", "distill"], "An augmentation": ["train_scratch", "distill"]}  # else all stages
 
 
@@ -28,36 +22,25 @@ def section(title: str) -> tuple[str, dict]:
     return diff, yaml.safe_load(params[0]) if params else {}
 
 
-@pytest.fixture(scope="module")
-def sketches(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The whole pipeline run once on a few hundred sketches, and committed."""
-    clone = Clone(tmp_path_factory.mktemp("sketches") / "repository")
-    copy_of_the_product(clone)
-    clone.write_params(SMALL)
-    clone.run("dvc", "repro")
-    clone.commit("sketches")
-    return clone
-
-
 @pytest.fixture
-def extended(sketches: Clone, request: pytest.FixtureRequest) -> Iterator[Clone]:
-    """`sketches` after the change of a section of the page and `dvc repro`, which stops where nothing new follows."""
+def extended(clone: Clone, request: pytest.FixtureRequest) -> Iterator[Clone]:
+    """`clone` after the change of a section of the page and `dvc repro`, which stops where nothing new follows."""
     diff, params = section(request.param)
     assert len(re.findall(r"^\+\+\+ ", diff, re.MULTILINE)) + bool(params) <= 3, "more than three files"
     assert len(re.findall(r"^[+-](?![+-])", diff, re.MULTILINE)) <= 32, "more than about 30 lines"
     try:
-        (sketches.path / "change.diff").write_text(diff)
-        sketches.run("git", "apply", "change.diff")
-        content = yaml.safe_load((sketches.path / "params.yaml").read_text())
+        (clone.path / "change.diff").write_text(diff)
+        clone.run("git", "apply", "change.diff")
+        content = yaml.safe_load((clone.path / "params.yaml").read_text())
         merge(content, params)
-        (sketches.path / "params.yaml").write_text(yaml.safe_dump(content))
-        sketches.run("ruff", "check", ".")
-        sketches.run("dvc", "repro", *ENDS.get(request.param, []))
-        yield sketches
+        (clone.path / "params.yaml").write_text(yaml.safe_dump(content))
+        clone.run("ruff", "check", ".")
+        clone.run("dvc", "repro", *ENDS.get(request.param, []))
+        yield clone
     finally:
-        sketches.run("git", "clean", "-qfd")
-        sketches.run("git", "checkout", "-q", ".")
-        sketches.run("dvc", "checkout", "-q")
+        clone.run("git", "clean", "-qfd")
+        clone.run("git", "checkout", "-q", ".")
+        clone.run("dvc", "checkout", "-q")
 
 
 def merge(content: dict, values: dict) -> None:
