@@ -1,5 +1,6 @@
 """The schema of `params.yaml`: every stage validates the whole file before it does any work."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,11 @@ def _classifier(path: str) -> str:
     if path != NO_FILE and not path.endswith((".keras", ".tflite")):
         raise ValueError(f"the path of a .keras or .tflite file, or {NO_FILE} for none")
     return path
+
+
+def _composed(text: str) -> str:
+    """As the names of classes are, which macOS writes with accents apart."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _not_bool(value: object) -> object:
@@ -111,7 +117,7 @@ class Teacher(Training):
 
     file: Annotated[str, AfterValidator(_classifier)] = NO_FILE
     input_range: Literal["0..255", "0..1", "-1..1", "imagenet"] = "0..255"
-    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    classes: Annotated[list[Annotated[str, AfterValidator(_composed)]], Field(min_length=2)] | None = None
     network: Annotated[str, Field(min_length=1)] = "MobileNetV2"
     weights: Annotated[str, Field(min_length=1)] | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 from distillation.files import replacing
 from distillation.params import Params, leaves, read_yaml, validated
 
@@ -83,6 +83,8 @@ def main() -> None:
         write_params(complete(*options.names), options.output)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {options.output} cannot be written ({reason(error)})")
 
 
 if __name__ == "__main__":

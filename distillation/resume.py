@@ -33,7 +33,7 @@ def fingerprint(stage: str) -> str:
         key = dependency.removeprefix("${").removesuffix("}")
         path = Path(params[key] if key != dependency else dependency)  # DVC puts the parameter's value here
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_dir() or file.suffix == ".pyc":
+            if file.is_dir() or file.suffix == ".pyc" or file.name == ".DS_Store":  # DVC, too, leaves them out
                 continue
             with file.open("rb") as content:
                 digest.update(f"{file}={hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())

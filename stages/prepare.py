@@ -88,13 +88,14 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
     train = of_split.pop("train")
     labels[train] = hide_labels(ranks[train], labels[train], data.labeled_fraction)
     del ranks  # before much more memory is taken
-    near = {name: resembling(spool.hashes[mask], spool.hashes[train]) for name, mask in of_split.items()}
     unlabeled = stays & ~labeled
     copies = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
     if not hardly_copies(int(copies.sum()), len(copies)):
         dropped["overlapping"][unlabeled] = copies
     unlabeled &= ~dropped["overlapping"]
     splits[unlabeled] = TRAIN
+    taught = spool.hashes[splits == TRAIN]
+    near = {name: resembling(spool.hashes[mask], taught) for name, mask in of_split.items()}
     lost = {"unlabeled": NO_SPLIT, "train": TRAIN, "validation": VALIDATION}
     manifest = Manifest(
         classes=classes,

@@ -228,6 +228,19 @@ def test_unlabeled_images_that_resemble_a_held_out_one_are_dropped(photos: Param
     assert train.manifest.overlapping_dropped["unlabeled"] == 2
 
 
+def test_many_unlabeled_images_that_resemble_held_out_ones_stay_with_a_warning(
+    photos: Params, capfd: pytest.CaptureFixture[str]
+):
+    images = [smooth_image(number) for number in range(60)]
+    fill(Path("photos"), {f"{'ab'[n % 2]}/{n}.jpg": encoded(image, "JPEG") for n, image in enumerate(images)})
+    fill(Path("more"), {f"{n}.jpg": encoded(image.resize((80, 80)), "JPEG") for n, image in enumerate(images)})
+    prepare.main(photos.model_copy(update={"data": changed(photos.data, unlabeled="more")}))
+    manifest = Records("train").manifest
+    assert (manifest.unlabeled, manifest.overlapping_dropped["unlabeled"]) == (60, 0)
+    assert manifest.near_duplicates["test"] == manifest.size("test")
+    assert f"{manifest.size('test')} of {manifest.size('test')} test images look like" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

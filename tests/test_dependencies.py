@@ -141,6 +141,24 @@ def test_stages_train_with_tensorflow_whatever_backend_keras_is_told_to_use() ->
     assert done.stdout == "tensorflow\n"
 
 
+def test_networks_are_what_they_are_whatever_keras_json_says(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
+    build = (
+        "import stages; from distillation.networks import network, students; from distillation.params import Student; "
+    )
+    shape = (
+        "net = students.build_student(Student(), 3); print(net.output['last_map'].shape, net.output['logits'].dtype)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build + shape],
+        env=os.environ | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "(None, 8, 8, 32) float32\n"
+
+
 def test_environment_stays_as_it_was_chosen(tmp_path: Path):
     """`make run REQUIREMENTS=...` once; later targets use that environment and do not replace it."""
     for file in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-cuda.txt"):

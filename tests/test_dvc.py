@@ -83,6 +83,18 @@ def test_repro_again_runs_nothing(clone: Clone) -> None:
     assert clone.ran(clone.run("dvc", "repro")) == set()
 
 
+def test_looking_at_a_folder_on_macos_reruns_nothing(clone: Clone) -> None:
+    left = [
+        clone.path / folder / ".DS_Store" for folder in ("photos", "data/records", "models/export", "plots/figures")
+    ]
+    for file in left:
+        file.touch()
+    assert clone.ran(clone.run("dvc", "repro")) == set()
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    for file in left:
+        file.unlink()
+
+
 def test_repro_from_zero_gives_the_same_lock(clone: Clone) -> None:
     before = (clone.path / "dvc.lock").read_bytes()
     done = clone.run("env", "PYTHONHASHSEED=7", "dvc", "repro", "--force", "--no-run-cache")

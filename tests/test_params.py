@@ -113,6 +113,14 @@ def test_preset_that_is_no_yaml_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         preset.complete("mine")
 
 
+def test_preset_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    arguments = ["preset", "photographs", "--output", str(tmp_path / "file" / "params.yaml")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match=r"^error: .*file/params\.yaml cannot be written"):
+        preset.main()
+
+
 @pytest.mark.parametrize("override", ["data.fold=1", "student.channels=[1,2,3,4,5]", "teacher.classes=[a,b]"])
 @pytest.mark.parametrize("name", [path.stem for path in PRESETS])
 def test_preset_is_written_over_what_dvc_wrote_and_comments_stay(tmp_path: Path, override: str, name: str):

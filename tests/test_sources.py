@@ -13,7 +13,7 @@ from helpers import changed, needs_imagenette
 from scipy.stats import binomtest, norm
 
 from distillation.errors import InputError
-from distillation.params import Data
+from distillation.params import Data, Teacher
 from distillation.sources import pet_sketches
 from distillation.sources.class_names import read_class_names
 from distillation.sources.images import read_rgb
@@ -197,6 +197,26 @@ def test_class_may_be_called_as_a_split_is(data: Data, tmp_path: Path, classes: 
         assert (source.classes, source.splits) == (sorted(classes), {})
 
 
+def test_class_may_have_the_word_of_a_split_in_its_name_and_folders_inside(data: Data, tmp_path: Path):
+    files = {"freight train": ["1999/a.jpg"], "tram": ["b.jpg"], "test_tube": ["c.jpg"]}
+    with open_source(folder(data, tmp_path, **files)) as source:
+        assert source.classes == sorted(files)
+
+
+def test_accents_may_be_apart_as_macos_writes_them(data: Data, tmp_path: Path):
+    apart, composed = "Ba\u0308r", "B\u00e4r"
+    chosen = by_split(data, tmp_path, train=[f"{apart}/1.jpg", "Bus/2.jpg"], test=[f"{composed}/3.jpg", "Bus/4.jpg"])
+    with open_source(chosen) as source:
+        assert source.classes == ["Bus", composed]
+        assert {Path(image.source).name: image.label for image in source.images} == {
+            "1.jpg": 1,
+            "2.jpg": 0,
+            "3.jpg": 1,
+            "4.jpg": 0,
+        }
+    assert Teacher(classes=["Bus", apart]).classes == ["Bus", composed]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -209,6 +229,11 @@ def test_class_may_be_called_as_a_split_is(data: Data, tmp_path: Path, classes: 
         ({"val": TRAINING, "test": TRAINING}, "no split to train on"),
         ({"train": TRAINING, "old": TRAINING}, "old is no split, but stands beside train"),
         ({"train": TRAINING, "test": ["4.jpg", "5.jpg"]}, "test holds no class folders"),
+        ({"training_set": TRAINING, "test_set": TRAINING}, "rename test_set to test, training_set to train"),
+        (
+            {"train2017": TRAINING, "val2017": TRAINING, "old": TRAINING},
+            "rename train2017 to train, val2017 to validation",
+        ),
     ],
 )
 def test_folder_of_splits_that_makes_no_sense_is_named(data: Data, tmp_path: Path, files: dict, words: str):
@@ -322,6 +347,7 @@ def test_names_alone_of_numbered_classes_are_refused_where_their_order_is_unclea
         (NAMED.replace("gas pump", "tench"), "the name tench twice"),
         ("tench\ngas pump", "has 2 names; it should have one for each of the 3 classes"),
         ("a\nb\na", "the name a twice"),
+        ("n3\nn1\nn2", "has the classes themselves in another order than the data"),
         (b"\xff\xfe", "cannot be read"),
         (None, "is no file"),
     ],

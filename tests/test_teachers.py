@@ -132,7 +132,7 @@ def test_a_network_of_ones_own(params: Params, monkeypatch: pytest.MonkeyPatch, 
         "middle_map": (4, 4, 8),
         "last_map": (2, 2, 8),
     }
-    with pytest.raises(InputError, match=r"teacher\.weights = 'imagenet' should be"):
+    with pytest.raises(InputError, match=r"teacher\.weights = 'imagenet' should be null or the path"):
         build_teacher(changed(settings, weights="imagenet"), 3)
     image = keras.Input((64, 64, 3))
     keras.Model(image, plain(image)).save_weights(tmp_path / "plain.weights.h5")

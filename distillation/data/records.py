@@ -142,7 +142,7 @@ class Records:
 
     def _column(self, name: str) -> np.ndarray:
         """One feature of every example in the shards."""
-        examples = tf.data.TFRecordDataset(self.files).batch(4096)
+        examples = tf.data.TFRecordDataset(self.files).batch(256)  # whole ones, images included
         parsed = examples.map(lambda serialised: tf.io.parse_example(serialised, {name: _FEATURES[name]})[name])
         batches = [*parsed.as_numpy_iterator()]
         return np.concatenate(batches) if batches else np.array([])

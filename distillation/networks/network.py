@@ -15,6 +15,10 @@ from keras import layers
 from distillation.errors import InputError, reason
 from distillation.files import replacing
 
+# A user's keras.json may say otherwise, and so change results behind DVC's back.
+keras.config.set_floatx("float32")
+keras.config.set_image_data_format("channels_last")
+
 # By name: the side of the image divided by that of the map.
 STRIDES = {"middle_map": 16, "last_map": 32}
 MAPS = tuple(STRIDES)

@@ -46,7 +46,7 @@ def _own(image: keras.KerasTensor, teacher: Teacher) -> keras.Model:
         raise _no_width(teacher)
     backbone = keras.Model(image, TEACHERS[teacher.network](image))
     if teacher.weights is not None:
-        _check_path(teacher.weights)
+        _check_path(teacher)
         try:
             backbone.load_weights(teacher.weights)
         except Exception as error:  # h5py and Keras raise half a dozen kinds
@@ -66,7 +66,7 @@ def _application(image: keras.KerasTensor, teacher: Teacher) -> keras.Model:
     elif teacher.width != 1:
         raise _no_width(teacher)
     if teacher.weights not in (None, "imagenet"):
-        _check_path(teacher.weights)
+        _check_path(teacher)
         # Keras scales their input once more for the name imagenet alone, and a file fits without that.
         if hasattr(efficientnet, teacher.network):
             raise InputError(
@@ -111,9 +111,10 @@ def preprocessed(image: keras.KerasTensor, module: ModuleType) -> keras.KerasTen
     return layers.Rescaling(*((scale[0], offset[0]) if alike else (scale.tolist(), offset.tolist())))(image)
 
 
-def _check_path(weights: str) -> None:
-    if not Path(weights).is_file():
-        raise InputError(f"teacher.weights = {weights!r} should be imagenet, null, or the path of a Keras weights file")
+def _check_path(teacher: Teacher) -> None:
+    if not Path(teacher.weights).is_file():
+        known = "null" if teacher.network in TEACHERS else "imagenet, null,"
+        raise InputError(f"teacher.weights = {teacher.weights!r} should be {known} or the path of a Keras weights file")
 
 
 def _no_width(teacher: Teacher) -> InputError:

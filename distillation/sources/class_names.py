@@ -13,21 +13,21 @@ def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
 
     The file has one line for each class: either a class of the source and its name (`n01440764 tench`; a comma or a
     colon may stand between), or the names alone, in the order of the classes. Empty lines, and comments after #, are
-    ignored. Raises `InputError` where a class is unknown or missing, or two classes have one name, and for names alone
-    where the classes are numbers, which have two orders.
+    ignored. Raises `InputError` where a class is unknown or missing, or two classes have one name; and for names alone
+    where the classes are numbers, which have two orders, or where they are the classes themselves in another order.
     """
     try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        text = composed(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"data.class_names = {str(path)!r} is no file") from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8
         raise InputError(f"data.class_names = {str(path)!r} cannot be read ({reason(error)})") from None
-    lines = list(filter(None, lines))
+    lines = [line for written in text.splitlines() if (line := written.partition("#")[0].strip())]
     if not lines:
         return list(classes)
-    keys = sorted((_composed(name) for name in classes), key=len, reverse=True)  # of `red fox` and `red`, the longer
+    keys = sorted(map(composed, classes), key=len, reverse=True)  # of `red fox` and `red`, the longer
     begins = re.compile(rf"({'|'.join(map(re.escape, keys))})(?:\s*[:,]\s*|\s+|$)(.*)")
-    pairs = [found.groups() if (found := begins.match(_composed(line))) else (None, line) for line in lines]
+    pairs = [found.groups() if (found := begins.match(line)) else (None, line) for line in lines]
     if any(known and name for known, name in pairs):
         names = _by_class(path, pairs, classes)
     elif all(map(str.isdecimal, classes)) and sorted(classes, key=int) != list(classes):
@@ -35,6 +35,11 @@ def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
         raise InputError(
             f"{path} has names alone, but the classes are numbers in the order of texts ({order}); each line should "
             "be a class and its name"
+        )
+    elif sorted(lines) == sorted(keys) and lines != [*map(composed, classes)]:
+        raise InputError(
+            f"{path} has the classes themselves in another order than the data, and would exchange them; each line "
+            "should be a class and its name, or the file empty"
         )
     elif len(lines) != len(classes):
         raise InputError(f"{path} has {len(lines)} names; it should have one for each of the {len(classes)} classes")
@@ -57,11 +62,11 @@ def _by_class(path: Path, pairs: list[tuple[str | None, str]], classes: Sequence
             raise InputError(f"{path} should have one line for class {known}, and a name in it")
         names[known] = name
     for known in classes:
-        if _composed(known) not in names:
+        if composed(known) not in names:
             raise InputError(f"{path} has no line for class {known}")
-    return [names[_composed(known)] for known in classes]
+    return [names[composed(known)] for known in classes]
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """`text` with each accent in its letter: macOS names files with accents apart."""
     return unicodedata.normalize("NFC", text)

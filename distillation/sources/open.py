@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from distillation.errors import InputError, reason
 from distillation.params import Data
+from distillation.sources.class_names import composed
 
 MOST_BYTES = 10**9  # of an image file: a film, say, is not read into memory
 README = "README.md"  # keeps a folder in Git that has no other file
@@ -141,6 +143,7 @@ def _folder(folder: Path, splitting: str) -> Source:
     if not folder.is_dir():
         raise InputError(f"data.folder = {str(folder)!r} is no folder; it should hold one folder of images per class")
     inside = _folders(folder)
+    _check_names(folder, inside)
     meant = {name: _MEANING[name.lower()] for name in inside if name.lower() in _MEANING}
     training = [folder / name for name, split in meant.items() if split == "train"]
     roots, splits = {folder: "train"}, {}
@@ -154,7 +157,7 @@ def _folder(folder: Path, splitting: str) -> Source:
         alike = training if splitting == "official" else [folder / name for name in meant]
         roots = {folder / name: split for split, name in splits.items()} or dict.fromkeys(alike, "train") or roots
     names_in = {root: _folders(root) for root in roots}
-    classes = sorted({name for root, split in roots.items() if split == "train" for name in names_in[root]})
+    classes = sorted({composed(name) for root, split in roots.items() if split == "train" for name in names_in[root]})
     if len(classes) < 2:
         (where,) = [root for root, split in roots.items() if split == "train"][:1]
         where = f"data.folder = {str(folder)!r}" if where == folder else where
@@ -167,7 +170,7 @@ def _folder(folder: Path, splitting: str) -> Source:
         if not names:
             raise InputError(f"{root} holds no class folders; it should hold one per class, or be moved elsewhere")
         for name in names:
-            if name not in classes:
+            if composed(name) not in classes:
                 raise InputError(f"{root / name} is of a class that {folder / splits['train']} lacks; add it there")
             if not counts[root / name]:
                 raise InputError(f"the class folder {root / name} holds no images")
@@ -177,9 +180,21 @@ def _folder(folder: Path, splitting: str) -> Source:
             for name in names:
                 for path in _files(root / name):
                     source = path.relative_to(folder).as_posix()
-                    yield Original(path.read_bytes(), classes.index(name), source, roots[root])
+                    yield Original(path.read_bytes(), classes.index(composed(name)), source, roots[root])
 
     return Source("folder", "", classes, sum(counts.values()), images(), splits)
+
+
+def _check_names(folder: Path, inside: list[str]) -> None:
+    """Raise `InputError` for splits of names like `training_set` and `test_set`, which would be taken for classes."""
+    alike: dict[str, str] = {}
+    for name in inside:
+        words = {_MEANING[word] for word in re.split("[^a-z]+", name.lower()) if word in _MEANING}
+        if len(words) == 1 and name.lower() not in _MEANING and _folders(folder / name):
+            alike[name] = words.pop()
+    if len(alike) > 1 and "train" in alike.values():
+        names = ", ".join(f"{name} to {split}" for name, split in alike.items())
+        raise InputError(f"data.folder = {str(folder)!r} has folders that look like splits; rename {names}")
 
 
 def _folders(folder: Path) -> list[str]:

@@ -60,7 +60,9 @@ def view_stream(
             prepared["teacher"] = {name: tf.cast(values, tf.float32) for name, values in batch["teacher"].items()}
         return prepared
 
-    in_memory = len(records) * records.manifest.image_size**2 * 3 <= IN_MEMORY
+    # The first pass decodes, and keeps, an image once for its own view and once as another's partner.
+    decoded = len(records) * records.manifest.image_size**2 * 3 * (1 + are_mixed(views, count))
+    in_memory = decoded <= IN_MEMORY
     examples = records.dataset()
     if in_memory:
         examples = examples.map(parse, tf.data.AUTOTUNE).cache()

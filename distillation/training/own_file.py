@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _labels(content: bytes, count: int) -> list[str] | None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
             lines = archive.read(name).decode("utf-8", "replace").split("\n") if name.endswith(".txt") else []
-            names = [line.strip() for line in lines if line.strip()]
+            names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]  # as the data's
             if len(names) == count:
                 return names
     return None
