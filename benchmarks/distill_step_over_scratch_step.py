@@ -13,7 +13,7 @@ from distillation.training.fit import set_seed
 
 def main() -> None:
     set_seed(0)
-    with workspace(images=2048) as params:
+    with workspace(images=2048, views=6) as params:
         train = Records("train")
         steps = [training_step(*make(params, train), params.student) for make in (distilled, scratch)]
         seconds = interleaved(*steps, rounds=25, calls=8, untimed=8)

@@ -22,7 +22,7 @@ CACHED_STEPS = 8  # to one that is online
 
 def main() -> None:
     set_seed(0)
-    with workspace(images=2048) as params:
+    with workspace(images=2048, views=6) as params:
         train = Records("train")
         cached = training_step(*distilled(params, train), params.student)
         _, batches, _ = scratch(params, train)

@@ -4,7 +4,7 @@
 px, each different, goes through the real stages, each in a process of its own: a row for each number of images and
 stage. `peak_mib` is the largest memory of the process, `seconds` its whole time, of which `us_an_image` leaves out what
 the smallest data set takes. Teacher and student are small, so that the images are what takes the time; the budget is
-one view, shown once, of each.
+one view of each training image, and as many images shown as there are in all.
 
 Decoded images stay in memory up to 2.5 GiB (`IN_MEMORY` of distillation/training/batches.py): those of 10,000 do, those
 of 100,000 don't.

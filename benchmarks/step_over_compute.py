@@ -16,7 +16,7 @@ from distillation.training.fit import set_seed
 
 def main() -> None:
     set_seed(0)
-    with workspace(images=2048) as params:
+    with workspace(images=2048, views=6) as params:
         network, batches, objective = distilled(params, Records("train"))
         with_pipeline = training_step(network, batches, objective, params.student)
         one = tf.data.Dataset.from_tensors(next(iter(batches))).repeat()

@@ -2,6 +2,8 @@
 
 import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")  # Linux
@@ -9,8 +11,11 @@ _CPUINFO = Path("/proc/cpuinfo")  # Linux
 
 def name() -> str:
     """What the CPU is called."""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.processor()
     found = re.search(r"model name\s*:\s*(.+)", _CPUINFO.read_text()) if _CPUINFO.exists() else None
-    return found[1] if found else platform.processor()
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def instructions() -> set[str] | None:

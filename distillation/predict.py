@@ -188,8 +188,8 @@ def _names(arguments: list[str]) -> Iterator[str]:
 
 def _in_folder(folder: str) -> Iterator[tuple[str, InputError | None]]:
     problems, images = [], 0
-    for parent, folders, files in os.walk(folder, onerror=problems.append):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+    for parent, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != "." and not _leads_back(Path(parent, name)))
         for name in sorted(files):
             if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
                 yield str(Path(parent) / name), None
@@ -198,6 +198,11 @@ def _in_folder(folder: str) -> Iterator[tuple[str, InputError | None]]:
         yield problem.filename, InputError(_why(problem))
     if not images and not problems:
         yield folder, InputError("a folder without images")
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether `folder` is a link to one that holds it."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _line(path: str, probabilities: dict[str, float], as_json: bool) -> str:

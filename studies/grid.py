@@ -85,7 +85,7 @@ def _ready(commit: str) -> str:
     if _git("status", "--porcelain", "--untracked-files=no"):
         raise InputError(f"there are changes that are not committed: commit and push them, since nodes clone {REMOTE}")
     _git("fetch", "--quiet", REMOTE)
-    if not _git("branch", "--remotes", "--contains", commit):
+    if not _git("branch", "--remotes", "--contains", commit, "--list", f"{REMOTE}/*"):
         raise InputError(
             f"commit {commit[:7]} is not on the Git remote {REMOTE}: push it, since nodes clone the remote"
         )

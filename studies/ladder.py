@@ -38,8 +38,12 @@ from studies import front
 from studies.references import train_reference
 
 LADDER = Path(__file__).with_name("front.yaml")
-STAGES = ("train_scratch", "distill", "evaluate", "export")  # what a student is made by
-SHARED = ("data/records", "models/teacher", "data/teacher_answers")  # what all students are made from
+# The stages that a student, or a reference, is made by, and what all students, or references, are made from.
+OF_STUDENTS = (
+    ("train_scratch", "distill", "evaluate", "export"),
+    ("data/records", "models/teacher", "data/teacher_answers"),
+)
+OF_REFERENCES = (("train_teacher", "export"), ("data/records",))
 
 
 def main() -> None:
@@ -127,15 +131,16 @@ def run(
         record: the folder to write.
     """
     keys = {f"{name}.seed-{seed}": (name, _seeded(each, seed)) for seed in seeds for name, each in wanted.items()}
-    shared = _shared()
+    shared = _shared(*OF_STUDENTS)
     for number, (key, (_, params)) in enumerate(keys.items(), start=1):
         made_of = _digest([params.model_dump_json(), shared])
         if not _is_made_of(finished / key, made_of):
             print(f"student {number} of {len(keys)}: {key}", file=sys.stderr, flush=True)
             train(f"{record.name}-{key}", params, finished / key, made_of)
-    trained = []
+    trained, shared = [], _shared(*OF_REFERENCES)
     for number, (name, params) in enumerate(compared.items(), start=1):
-        made_of = _digest([params.model_dump_json(), shared])
+        of_it = params.model_dump(include={"teacher": True, "views": True, "budget": {"teacher"}})
+        made_of = _digest([of_it, shared])
         if not _is_made_of(finished / name, made_of):
             print(f"reference {number} of {len(compared)}: {name}", file=sys.stderr, flush=True)
             try:
@@ -181,8 +186,8 @@ def train(experiment: str, params: Params, folder: Path, made_of: str) -> None:
 def measure(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
     """Milliseconds for an image on one thread, peak memory (MiB) of a process that answers one, and bytes.
 
-    Of each student's files, by `KEY VARIANT`, and, where LiteRT can take it, of the `teacher` in float32. All take
-    turns, so that a machine that slows down does so for all.
+    Of the files of each student and reference, by `KEY VARIANT`, and, where LiteRT can take it, of the `teacher` in
+    float32. All take turns, so that a machine that slows down does so for all.
     """
     with tempfile.TemporaryDirectory() as directory:
         files = {"teacher": Path("models/teacher", FILE)}
@@ -282,14 +287,14 @@ def _seeded(params: Params, seed: int) -> Params:
     return params.model_copy(update={"student": params.student.model_copy(update={"seed": seed})})
 
 
-def _shared() -> list:
-    """What all students are made of: data, teacher and answers by DVC's hashes, and the files of code with theirs."""
+def _shared(makers: Sequence[str], paths: Sequence[str]) -> list:
+    """What all students, or references, have in common: `paths` by DVC's hashes, the code of `makers` by its own."""
     lock = read_yaml("dvc.lock")["stages"]
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
     declared = read_yaml("dvc.yaml")["stages"]
-    deps = {dep for stage in STAGES for dep in declared[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
+    deps = {dep for stage in makers for dep in declared[stage]["deps"] if dep.startswith(("stages/", "distillation/"))}
     files = sorted({file for dep in deps for file in (Path(dep), *Path(dep).rglob("*.py")) if file.is_file()})
-    return [[outs[path] for path in SHARED], [[str(file), _digest(file.read_text(encoding="utf-8"))] for file in files]]
+    return [[outs[path] for path in paths], [[str(file), _digest(file.read_text(encoding="utf-8"))] for file in files]]
 
 
 def _digest(content: object) -> str:

@@ -89,7 +89,7 @@ def _stored(name: str) -> Iterator[tuple[bytes, int]]:
     """The first `MOST` images of a data set, encoded as they are stored, with their labels."""
     data = tfds.load(name, decoders={"image": tfds.decode.SkipDecoding()})
     splits = sorted(data, key=["train", "validation"].index)
-    rows = (row for split in splits for row in data[split].take(MOST).as_numpy_iterator())
+    rows = (row for split in splits for row in data[split].as_numpy_iterator())
     for _, row in zip(range(MOST), rows, strict=False):
         yield row["image"], int(row["label"])
 

@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
 record=results/$name state=.checkpoints/$name
+[ -d "$record" ] || [ ! -d "$record.old" ] || mv "$record.old" "$record" # killed between the two moves below
 source studies/stand_in.sh
 
 dvc repro
@@ -18,21 +19,29 @@ cp -r params.yaml dvc.lock metrics plots models/export "$record.partial"
 find "$record.partial" -name .gitignore -delete
 cp data/records/manifest.json "$record.partial"
 # Photographs of others are not ours to publish: these show some (and report.html, which git ignores).
-rm "$record.partial"/plots/figures/{disagreements,montage,soft_labels,views}.png
+for figure in $(python -c 'from stages.report import GALLERIES; print(*GALLERIES)'); do
+    rm "$record.partial/plots/figures/$figure.png"
+done
 {
     git log -1 --format='commit %h'
     python -c 'import os, platform as p; print(f"Python {p.python_version()}, {p.system()} {p.machine()}, {os.cpu_count()} cores")'
-    { grep -m 1 "model name" /proc/cpuinfo || sysctl -n machdep.cpu.brand_string || true; } 2>/dev/null
+    python -c 'from distillation import cpu; print(cpu.name())'
     python -m pip list --format=freeze --disable-pip-version-check \
         | grep -E '^(ai-edge-litert|dvc|keras|numpy|pillow|scikit-learn|scipy|tensorflow[a-z_-]*)=='
 } >"$record.partial/environment.txt"
 tuning=presets/scratch_tuned.yaml
-if [ -d "$record/runs" ] && python -m studies.summary "$record" --continues; then
+continues=no
+if [ -d "$record/runs" ]; then
+    continues=$(python -m studies.summary "$record" --continues)
+fi
+if [ "$continues" = yes ]; then
     cp -r "$record/runs" "$record.partial"
     cmp -s "$tuning" "$record/runs/scratch_tuned.yaml" || rm -f "$record.partial"/runs/*.tuned.json
 fi
-rm -rf "$record"
+rm -rf "$record.old"
+[ ! -d "$record" ] || mv "$record" "$record.old"
 mv "$record.partial" "$record"
+rm -rf "$record.old"
 save_state
 echo "published $record; $record/plots/report.html shows the images too"
 

@@ -2,7 +2,7 @@
 # metrics/ and plots/ are what they were. What the preset made of them waits in $state for the next time: DVC's
 # run cache knows no stage with metrics in git.
 preset=$state.params.yaml
-standing=$state.standing # is there while the preset stands in; a killed run leaves it, and what it did is taken up
+standing=$state.standing # holds the branch while the preset stands in; a killed run leaves it, and is taken up
 tracked=(params.yaml dvc.lock metrics plots)
 saved=
 
@@ -13,31 +13,51 @@ cp params.yaml "$preset.new" # for its comments
 python -m distillation.preset "$name" --output "$preset.new"
 mv "$preset.new" "$preset"
 save_state() {
+    rm -rf "$state.new"
+    mkdir -p "$state.new"
+    cp -r dvc.lock metrics plots "$state.new"
     rm -rf "$state"
-    mkdir -p "$state"
-    cp -r dvc.lock metrics plots "$state"
+    mv "$state.new" "$state"
     saved=yes
+}
+# Killed in the workspace, `dvc exp run` leaves git on a detached head.
+return_to_branch() {
+    local branch
+    branch=$(<"$standing")
+    if [ "$branch" ] && ! git symbolic-ref -q HEAD >/dev/null && [ "$(git rev-parse HEAD "$branch" | uniq | wc -l)" -eq 1 ]
+    then
+        git symbolic-ref HEAD "$branch"
+    fi
 }
 put_back() {
     [ "$saved" ] || save_state
     git restore --source=HEAD --staged --worktree -- "${tracked[@]}"
     git clean -qfd -- metrics plots
     dvc checkout --quiet --allow-missing || true
+    return_to_branch
     rm -f "$standing"
 }
 
+if [ -e "$standing" ]; then
+    return_to_branch
+fi
 if [ -z "$(git status --porcelain -- "${tracked[@]}")" ]; then
-    touch "$standing"
+    git symbolic-ref -q HEAD >"$standing" || true
+    saved=yes # until what the state holds stands here
+    trap put_back EXIT
     if [ -d "$state" ]; then
         cp -r "$state"/. .
         dvc checkout --quiet --allow-missing
     fi
+    saved=
 elif [ ! -e "$standing" ]; then
     echo "error: there are changes that are not committed: commit them, or git restore ${tracked[*]}" >&2
     exit 1
 else
-    cp params.yaml "$state.killed.yaml" # it may have been edited since
-    echo "going on with a run that was killed; the params.yaml that stood here is kept as $state.killed.yaml" >&2
+    killed=$state.killed.$(date +%Y%m%d-%H%M%S) # what stands here may be someone's since
+    mkdir -p "$killed"
+    cp -r "${tracked[@]}" "$killed"
+    echo "going on with a run that was killed; ${tracked[*]} are kept as they stood here, in $killed" >&2
+    trap put_back EXIT
 fi
-trap put_back EXIT
 cp "$preset" params.yaml

@@ -8,7 +8,6 @@ In the record, `runs/fold-F.seed-S.json` is a run of the preset on fold F of the
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,11 +37,11 @@ def main() -> None:
         "--run", action="store_true", help="write the results of the run in the workspace as a run of a record"
     )
     parser.add_argument(
-        "--continues", action="store_true", help="only tell, by exit status 0, whether the workspace's run joins it"
+        "--continues", action="store_true", help="only say, yes or no, whether the workspace's run joins it"
     )
     options = parser.parse_args()
     if options.continues:
-        sys.exit(not continues(options.record))
+        print("yes" if continues(options.record) else "no")
     elif options.run:
         write_run(options.record)
     else:

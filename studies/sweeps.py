@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from distillation.files import read_json, replacing, write_json
-from distillation.params import leaves
+from distillation.params import leaves, read_yaml
 from distillation.report.statistics import MODELS
 from distillation.report.style import COLOURS, COLUMN, MARKERS, save, styled
 
@@ -127,4 +126,4 @@ def _rows(found: list[tuple[dict, dict]], base: dict, studied: tuple[str, ...]) 
 
 
 if __name__ == "__main__":
-    main(json.load(sys.stdin), yaml.safe_load(Path("params.yaml").read_text()), Path(sys.argv[1]))
+    main(json.load(sys.stdin), read_yaml("params.yaml"), Path(sys.argv[1]))

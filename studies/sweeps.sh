@@ -21,8 +21,9 @@ dvc exp run -S data.max_images=8000 -S data.validation_fraction=0.3 -S budget.sh
     train_scratch distill
 save_state
 if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
-    if dvc queue status | grep -q Queued; then
-        echo "error: experiments are queued: run them (dvc queue start) or drop them (dvc queue remove --queued)" >&2
+    if [[ $(dvc queue status) =~ Queued|Running|Failed ]]; then
+        echo "error: experiments are queued or have failed (dvc queue status): run them (dvc queue start)" \
+            "or drop them (dvc queue remove --queued --failed)" >&2
         exit 1
     fi
     dvc exp run --queue -S data.labeled_fraction=0.01,0.1 train_scratch distill
@@ -32,7 +33,12 @@ if [ ! -f "$queued" ]; then # else this goes on where it was interrupted
     dvc exp run --queue -S distill.weights.features=0 distill # logits alone
     mkdir -p .checkpoints && echo "$head" >"$queued"
 fi
-dvc exp run --run-all
+dvc exp run --run-all # its exit status is 0 also where it was interrupted, or an experiment failed
+if [[ $(dvc queue status) =~ Queued|Running|Failed ]]; then
+    echo "error: not all experiments are done (dvc queue status): call this again to go on, or, where some failed," \
+        "drop them (dvc queue remove --failed), delete $queued and begin anew" >&2
+    exit 1
+fi
 rm "$queued"
 mkdir -p results/cats_vs_dogs_studies
 python -m studies.naive_cache results/cats_vs_dogs_studies/naive_cache.json

@@ -139,6 +139,16 @@ def test_json_gives_the_probability_of_every_class(folder: Path):
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_images_in_linked_folders_are_found(folder: Path, tmp_path: Path):
+    """As `prepare` finds them."""
+    (folder / "link").symlink_to(folder / "deep")
+    (folder / "link back").symlink_to(folder)
+    done = command(folder)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [
+        str(folder / name) for name in ("a.jpg", "b.PNG", "deep/a.jpeg", "link/a.jpeg")
+    ]
+
+
 def test_tabs_and_line_breaks_in_names_break_no_line(tmp_path: Path):
     smooth_image(0).save(tmp_path / "a\tb\nc.jpg")
     (tmp_path / "d\r\n.jpg").write_text("no image")

@@ -1,7 +1,9 @@
 """Studies: a preset replaces the parameters only for a while, and the summary of seeds is right."""
 
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,13 +127,53 @@ def test_preset_that_is_committed_already_keeps_its_state_and_what_is_not_commit
 
 @pytest.mark.slow
 def test_preset_whose_run_was_killed_goes_on_with_what_it_did(other: Clone):
-    """Also where the run had put other parameters into `params.yaml`, as those of a fold or of a student."""
+    """Also where the run had put other parameters into `params.yaml`, as those of a fold or of a student.
+
+    `dvc exp run` that is killed in the workspace leaves git on a detached head.
+    """
     work = "sed -i.bak 's/alpha: 0.5/alpha: 0.7/' params.yaml; rm params.yaml.bak; echo 1 >metrics/evaluate.json; "
+    work += "git checkout --quiet --detach; "
     killed = other.run("bash", "-c", f"{STAND_IN}{work}kill -KILL $$", check=False)
     assert killed.returncode == -signal.SIGKILL
     again = other.run("bash", "-c", f"set -e; {STAND_IN}grep -c 'alpha: 0.5' params.yaml; cat metrics/evaluate.json")
     assert again.stdout == "1\n1\n"
-    assert "alpha: 0.7" in (other.path / ".checkpoints/other.killed.yaml").read_text()
+    (kept,) = (other.path / ".checkpoints").glob("other.killed.*")
+    assert "alpha: 0.7" in (kept / "params.yaml").read_text()
+    assert (kept / "metrics/evaluate.json").read_text() == "1\n"
+    assert other.run("git", "symbolic-ref", "HEAD").stdout == "refs/heads/main\n"
+
+
+@pytest.mark.slow
+def test_preset_that_is_interrupted_as_it_is_put_in_place_leaves_everything_as_it_was(other: Clone):
+    other.run("bash", "-c", f"set -e; {STAND_IN}echo 1 >metrics/evaluate.json")
+    before = other.run("git", "status", "--porcelain").stdout
+    checkout = 'dvc() { if [ ! -e failed ]; then touch failed; return 1; fi; command dvc "$@"; }; '
+    done = other.run("bash", "-c", f"set -e; {checkout}{STAND_IN}echo reached", check=False)
+    (other.path / "failed").unlink()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert other.run("git", "status", "--porcelain").stdout == before
+    again = other.run("bash", "-c", f"set -e; {STAND_IN}cat metrics/evaluate.json")
+    assert again.stdout == "1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", ["Queued", "Failed"])
+def test_studies_whose_queue_is_not_done_end_with_an_error_and_go_on_later(other: Clone, tmp_path: Path, left: str):
+    """`dvc exp run --run-all` ends with status 0 also where it was interrupted, or an experiment failed."""
+    stub = tmp_path / "dvc"
+    stub.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n[ "$2" != status ] || cat {tmp_path}/status\n')
+    stub.chmod(0o755)
+    (other.path / ".checkpoints").mkdir(exist_ok=True)
+    commit = other.run("git", "rev-parse", "HEAD").stdout
+    queued = other.path / ".checkpoints/cats_vs_dogs_studies.queued"
+    queued.write_text(commit)
+    (tmp_path / "status").write_text(f"Task  Name  Created  Status\n1234  ours  10:00    {left}\n")
+    path = f"PATH={tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = other.run("env", path, "studies/sweeps.sh", check=False)
+    assert done.returncode == 1
+    assert "not all experiments are done" in done.stderr
+    assert queued.read_text() == commit
+    assert "exp run --run-all" in (tmp_path / "asked").read_text()
 
 
 @pytest.mark.parametrize("changed", [None, "parameters", "images", "teacher"])
