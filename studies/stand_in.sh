@@ -56,7 +56,7 @@ elif [ ! -e "$standing" ]; then
 else
     killed=$state.killed.$(date +%Y%m%d-%H%M%S) # what stands here may be someone's since
     mkdir -p "$killed"
-    cp -r "${tracked[@]}" "$killed"
+    cp -r "${tracked[@]}" "$killed" || true # some may be gone
     echo "going on with a run that was killed; ${tracked[*]} are kept as they stood here, in $killed" >&2
     trap put_back EXIT
 fi
