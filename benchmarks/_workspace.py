@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks._timing import ROOT
 from distillation.data.records import RECORDS, Manifest, Records, write_records
 from distillation.data.splits import Example, class_counts, image_id
+from distillation.data.views import number_of_views
 from distillation.inference.answers import ANSWERS, Answers, write_parts
 from distillation.inference.components import SHARES
 from distillation.inference.forward import BATCH, Arrays
@@ -56,7 +57,7 @@ def _random_answers(params: Params, images: int) -> Iterator[Arrays]:
     side, channels, rng = params.teacher.image_size // 32, params.distill.feature_channels, np.random.default_rng(0)
     sides = {"middle_map": 2 * side, "last_map": side}
     shapes = {name: (sides[name], sides[name], int(channels * share)) for name, share in SHARES.items()}
-    count = params.budget.views(images) * images
+    count = number_of_views(params.budget, images) * images
     for start in range(0, count, BATCH):
         batch = min(BATCH, count - start)
         yield {
@@ -69,7 +70,7 @@ def distilled(params: Params, train: Records) -> tuple[keras.Model, tf.data.Data
     """What `distill` trains, on which batches, by which objective."""
     student, distill = params.student, params.distill
     objective = Objective(distill.alpha, distill.temperature, distill.weights.model_dump())
-    views, names = params.budget.views(len(train)), objective.reads()
+    views, names = number_of_views(params.budget, len(train)), objective.reads()
     answers = Answers(views, len(train))
     shapes = {name: answers.shapes[name] for name in names if name != "logits"}
     network = with_projections(build_student(student, len(CLASSES)), shapes)
@@ -80,7 +81,7 @@ def scratch(params: Params, train: Records) -> tuple[keras.Model, tf.data.Datase
     """What `train_scratch` trains, on which batches, by which objective."""
     student = params.student
     network = select(build_student(student, len(CLASSES)), "logits")
-    views = params.budget.views(len(train))
+    views = number_of_views(params.budget, len(train))
     return network, view_stream(train, student.image_size, params.views, views, student)(0), Objective()
 
 

@@ -74,14 +74,6 @@ class Budget(_Section):
     answered: Count = 3_500
     teacher: Count = 28_000
 
-    def views(self, images: int) -> int:
-        """How many views of each image a student is shown in turn; the teacher answers all of these."""
-        return max(1, round(self.answered / images))
-
-    def steps(self, batch_size: int) -> int:
-        """Number of batches that a student is shown."""
-        return max(1, self.shown // batch_size)
-
 
 class Augment(_Section):
     """Strength of each augmentation (`distillation/data/views.py`)."""
@@ -97,10 +89,6 @@ class Views(_Section):
 
     augment: Augment = Augment()
     seed: Seed = 0
-
-    def unmixed(self) -> "Views":
-        """The same views, none mixed with another image's."""
-        return Views(augment=self.augment.model_copy(update={"mix": 0}), seed=self.seed)
 
 
 class Training(_Section):

@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 from distillation import cluster
 from distillation.console import note, run
 from distillation.data.records import Records
+from distillation.data.views import number_of_views
 from distillation.errors import InputError, reason
 from distillation.files import replacing
 from distillation.inference import on_nodes
@@ -45,7 +46,7 @@ def main(params: Params) -> str:
     LiteRT cannot convert it.
     """
     records, teacher = Records("train", at_most=params.budget.answered), load_trained("models/teacher")
-    views = params.budget.views(len(records))
+    views = number_of_views(params.budget, len(records))
     size = teacher.input_shape[1]
     sample = view_images(records, size, params.views, 1).take(PCA_BATCHES)
     own = isinstance(teacher, LiteRTTeacher)  # it has no feature maps, and runs on this machine

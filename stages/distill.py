@@ -2,6 +2,7 @@
 
 from distillation.console import note, run
 from distillation.data.records import read_manifest
+from distillation.data.views import number_of_views
 from distillation.errors import InputError
 from distillation.inference.answers import Answers
 from distillation.networks.network import MAPS
@@ -17,7 +18,7 @@ def main(params: Params) -> str:
     """
     distill, manifest = params.distill, read_manifest()
     images = manifest.taught(params.budget.answered)
-    answers = Answers(params.budget.views(images), images)
+    answers = Answers(number_of_views(params.budget, images), images)
     if answers.shapes["logits"] != (len(manifest.classes),):
         found, wanted = answers.shapes["logits"], len(manifest.classes)
         raise InputError(f"{answers.directory} has logits of shape {found}, should be ({wanted},): run `dvc repro`")

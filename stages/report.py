@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from distillation.console import run
 from distillation.data.records import Records, decode
-from distillation.data.views import UNMIXED, are_mixed
+from distillation.data.views import UNMIXED, are_mixed, number_of_views
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_text
 from distillation.inference.forward import plain_images, view_images
@@ -118,7 +118,7 @@ def _images(records: Records, numbers: Sequence[int]) -> np.ndarray:
 def _views(params: Params, size: int, most: int = 5) -> dict[str, np.ndarray]:
     """Some views of the first training image, (size, size, 3) uint8 each, by title: the first ones, and a mixed one."""
     train = Records("train", at_most=params.budget.answered)
-    count = params.budget.views(len(train))
+    count = number_of_views(params.budget, len(train))
     streams = {"plain": plain_images(train, size)}
     for number in [*range(min(most, count)), *([UNMIXED] if are_mixed(params.views, count) else [])]:
         title = f"view {number}, mixed" if number == UNMIXED else f"view {number}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from distillation.data.records import RECORDS, Records
+from distillation.data.views import number_of_views
 from distillation.files import read_json, write_json
 from distillation.inference.answers import ANSWERS, write_parts
 from distillation.inference.components import with_components
@@ -52,7 +53,7 @@ def answer_plain_images(params: Params) -> None:
     answers = predict(forward_pass(teacher), plain_images(train, size), "naive_cache: plain images")
 
     def to_every_view() -> Iterator[Arrays]:
-        numbers = np.tile(np.arange(len(train)), params.budget.views(len(train)))
+        numbers = np.tile(np.arange(len(train)), number_of_views(params.budget, len(train)))
         for start in range(0, len(numbers), BATCH):
             yield {name: values[numbers[start : start + BATCH]] for name, values in answers.items()}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from distillation import preset
 from distillation.errors import InputError
-from distillation.params import MOVED, Budget, Params, leaves, load_params
+from distillation.params import MOVED, Params, leaves, load_params
 
 DEFAULT = Params().model_dump()
 LEAVES = leaves(DEFAULT)
@@ -285,18 +285,6 @@ def test_fractions_must_leave_something_to_train_on(tmp_path: Path):
     content = with_values({"data.validation_fraction": 0.5, "data.test_fraction": 0.5})
     assert complaint(tmp_path, content).startswith("data: validation_fraction + test_fraction must leave")
     assert load(tmp_path, with_values({"data.validation_fraction": 0.5, "data.test_fraction": 0.49}))
-
-
-@pytest.mark.parametrize(
-    ("images", "views"), [(1, 1000), (300, 3), (399, 3), (401, 2), (999, 1), (1000, 1), (1_000_000, 1)]
-)
-def test_views_share_the_answers_out_and_each_image_gets_one(images: int, views: int):
-    assert Budget(answered=1000).views(images) == views
-
-
-@pytest.mark.parametrize(("batch_size", "steps"), [(1, 1000), (64, 15), (1000, 1), (5000, 1)])
-def test_steps_show_what_the_budget_says_in_whole_batches(batch_size: int, steps: int):
-    assert Budget(shown=1000).steps(batch_size) == steps
 
 
 def test_values_are_read_as_dvc_writes_them(tmp_path: Path):

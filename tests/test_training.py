@@ -26,7 +26,7 @@ from distillation.inference.forward import BATCH as ANSWERED_AT_A_TIME
 from distillation.inference.forward import plain_images, view_images
 from distillation.networks.network import MAPS, load_network
 from distillation.networks.students import build_student, with_projections
-from distillation.params import Params, Student, Training, Views
+from distillation.params import Budget, Params, Student, Training, Views
 from distillation.training import batches as batching
 from distillation.training import checkpoint
 from distillation.training import fit as fitting
@@ -870,3 +870,8 @@ def test_bfloat16_is_said_to_be_slow_where_the_cpu_lacks_it(
         monkeypatch.setattr(cpu, "instructions", lambda found=found: found)
         in_precision(build_student(student, CLASSES), "mixed_bfloat16")
         assert ("mixed_bfloat16 will be slower" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 1000), (64, 15), (1000, 1), (5000, 1)])
+def test_steps_show_what_the_budget_says_in_whole_batches(batch_size: int, steps: int):
+    assert students.number_of_steps(Budget(shown=1000), batch_size) == steps

@@ -23,7 +23,7 @@ from distillation.data.views import (
     splitmix64,
     uniforms,
 )
-from distillation.params import Augment, Views
+from distillation.params import Augment, Budget, Views
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -372,3 +372,10 @@ def test_augmentations_are_applied_in_the_order_of_the_table(views: Views, table
     table["mark"] = Augmentation(lambda images, u, strength: 2 * images + strength, uniforms=0)
     seen = augmented(some_images(), ids(6), 0, 20, lengthened(views, shade=3, mark=0.5)).numpy()
     assert (seen == 6.5).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "views"), [(1, 1000), (300, 3), (399, 3), (401, 2), (999, 1), (1000, 1), (1_000_000, 1)]
+)
+def test_views_share_the_answers_out_and_each_image_gets_one(images: int, views: int):
+    assert module.number_of_views(Budget(answered=1000), images) == views

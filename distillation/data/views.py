@@ -11,11 +11,16 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from distillation.params import Views
+from distillation.params import Budget, Views
 
 MAX_ASPECT = 4 / 3  # of a random crop, either way
 UNMIXED = 16  # first views of each image: where it has few, mixing them brings nothing (docs/results.md)
 CENTRE = 0.8  # side of the centre crop, by the image's side: mean side of random crops at `views.augment.crop` 0.3
+
+
+def number_of_views(budget: Budget, images: int) -> int:
+    """How many views of each of so many images a student is shown in turn; the teacher answers all of these."""
+    return max(1, round(budget.answered / images))
 
 
 def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:
@@ -41,6 +46,11 @@ def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, vie
 def are_mixed(views: Views, count: int) -> bool:
     """Whether some of `count` views of each image are mixed with views of other images."""
     return views.augment.mix > 0 and count > UNMIXED
+
+
+def unmixed(views: Views) -> Views:
+    """The same views, none mixed with another image's."""
+    return Views(augment=views.augment.model_copy(update={"mix": 0}), seed=views.seed)
 
 
 def of_partner(view: tf.Tensor) -> tf.Tensor:

@@ -1,12 +1,18 @@
 """The training that the scratch student and the distilled one share."""
 
 from distillation.data.records import Records
+from distillation.data.views import number_of_views
 from distillation.inference.answers import Answers
 from distillation.networks.students import build_student, with_projections
-from distillation.params import Params
+from distillation.params import Budget, Params
 from distillation.training.batches import plain_batches, view_stream
 from distillation.training.fit import fit, publish, set_seed
 from distillation.training.objective import Objective
+
+
+def number_of_steps(budget: Budget, batch_size: int) -> int:
+    """Number of batches that a student is shown."""
+    return max(1, budget.shown // batch_size)
 
 
 def train_student(stage: str, model: str, params: Params, objective: Objective, answers: Answers | None = None) -> str:
@@ -27,7 +33,7 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
     """
     student, validation = params.student, Records("validation")
     train = Records("train", labeled_only=answers is None, at_most=params.budget.answered)
-    steps = params.budget.steps(student.batch_size)
+    views, steps = number_of_views(params.budget, len(train)), number_of_steps(params.budget, student.batch_size)
     set_seed(student.seed)
     network = build_student(student, len(train.manifest.classes))
     names = objective.reads() if answers else []
@@ -36,7 +42,7 @@ def train_student(stage: str, model: str, params: Params, objective: Objective, 
         model,
         with_projections(network, {name: answers.shapes[name] for name in names if name != "logits"}),
         objective,
-        view_stream(train, student.image_size, params.views, params.budget.views(len(train)), student, answers, names),
+        view_stream(train, student.image_size, params.views, views, student, answers, names),
         plain_batches(validation, student.image_size, student.batch_size),
         steps,
         student,

@@ -7,6 +7,7 @@ from keras import layers
 
 from distillation.console import note
 from distillation.data.records import Records
+from distillation.data.views import unmixed
 from distillation.inference.forward import forward_pass, plain_images, predict, view_images
 from distillation.networks.teachers import HEAD, build_teacher
 from distillation.params import Params
@@ -30,7 +31,7 @@ def train_whole(network: keras.Model, images: int, train: Records, validation: R
         MODEL,
         network,
         Objective(),
-        view_stream(train, size, params.views.unmixed(), steps, teacher),  # no pass shows a view again
+        view_stream(train, size, unmixed(params.views), steps, teacher),  # no pass shows a view again
         plain_batches(validation, size, teacher.batch_size),
         steps,
         teacher,
@@ -70,7 +71,7 @@ def train_head(
         seen = features(plain_images(train, size), "plain images")
         labels = np.tile(train.labels, 1 + views)
         if views:
-            seen = np.concatenate([seen, features(view_images(train, size, params.views.unmixed(), views), "views")])
+            seen = np.concatenate([seen, features(view_images(train, size, unmixed(params.views), views), "views")])
         held_out = features(plain_images(validation, size), "validation")
         note(f"{STAGE}  solving the head on {len(labels):,} views")
         solved = solve_head(seen, labels, held_out, validation.labels, classes=len(train.manifest.classes))
