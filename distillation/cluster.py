@@ -78,8 +78,8 @@ def connected() -> Iterator[None]:
 def _join(address: str) -> None:
     import ray
 
-    # A process that computes for one CPU must not start a thread for each of the machine's. TensorFlow may use oneDNN,
-    # and is silent, where it does so and is here.
+    # A process that computes for one CPU must not start a thread for each of the machine's. Whether TensorFlow uses
+    # oneDNN, and what it logs, is as in this process.
     settings = {f"TF_NUM_{kind}_THREADS": "1" for kind in ("INTRAOP", "INTEROP")}
     as_here = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND")
     settings |= {name: os.environ[name] for name in as_here if name in os.environ}

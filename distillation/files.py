@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,11 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} is missing: run `dvc repro`, which makes it") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})") from None
+
+
+def composed(text: str) -> str:
+    """`text` with accents in their letters (Unicode NFC), as in names of classes; macOS writes file names otherwise."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The schema of `params.yaml`: every stage validates the whole file before it does any work."""
 
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,17 +9,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from distillation.errors import InputError, reason
+from distillation.files import composed
 
 
 def _classifier(path: str) -> str:
     if path != NO_FILE and not path.endswith((".keras", ".tflite")):
         raise ValueError(f"the path of a .keras or .tflite file, or {NO_FILE} for none")
     return path
-
-
-def _composed(text: str) -> str:
-    """As the names of classes are, which macOS writes with accents apart."""
-    return unicodedata.normalize("NFC", text)
 
 
 def _not_bool(value: object) -> object:
@@ -35,7 +30,8 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Pixels = Annotated[int, Field(ge=32, le=1024)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]
+Text = Annotated[str, Field(min_length=1)]
 NO_FILE = "models/README.md"  # `teacher.file` where there is none: DVC wants a dependency that exists
 
 
@@ -46,10 +42,10 @@ class _Section(BaseModel):
 class Data(_Section):
     """What the images are and how they are split."""
 
-    name: Annotated[str, Field(min_length=1)] = "pet_sketches"
-    folder: Annotated[str, Field(min_length=1)] = "data/images"
-    class_names: Annotated[str, Field(min_length=1)] = "data/class_names.txt"
-    unlabeled: Annotated[str, Field(min_length=1)] = "data/unlabeled"
+    name: Text = "pet_sketches"
+    folder: Text = "data/images"
+    class_names: Text = "data/class_names.txt"
+    unlabeled: Text = "data/unlabeled"
     max_images: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     image_size: Pixels = 96
     oblong: Literal["crop", "squeeze"] = "crop"
@@ -57,8 +53,8 @@ class Data(_Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] = 1
-    seed: Seed = 0
-    fold: Seed = 0
+    seed: Natural = 0
+    fold: Natural = 0
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Data":
@@ -88,7 +84,7 @@ class Views(_Section):
     """Augmented views that teacher and student share."""
 
     augment: Augment = Augment()
-    seed: Seed = 0
+    seed: Natural = 0
 
 
 class Training(_Section):
@@ -97,7 +93,7 @@ class Training(_Section):
     batch_size: Count = 32
     learning_rate: Positive
     weight_decay: NonNegative = 0.01
-    seed: Seed = 0
+    seed: Natural = 0
 
 
 class Teacher(Training):
@@ -105,14 +101,14 @@ class Teacher(Training):
 
     file: Annotated[str, AfterValidator(_classifier)] = NO_FILE
     input_range: Literal["0..255", "0..1", "-1..1", "imagenet"] = "0..255"
-    classes: Annotated[list[Annotated[str, AfterValidator(_composed)]], Field(min_length=2)] | None = None
-    network: Annotated[str, Field(min_length=1)] = "MobileNetV2"
-    weights: Annotated[str, Field(min_length=1)] | None = None
+    classes: Annotated[list[Annotated[str, AfterValidator(composed)]], Field(min_length=2)] | None = None
+    network: Text = "MobileNetV2"
+    weights: Text | None = None
     width: Annotated[Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4], BeforeValidator(_not_bool)] = 0.35
     image_size: Pixels = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0
     answers: Literal["float32", "int8"] = "float32"
-    fine_tune: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    fine_tune: Natural = 0
     learning_rate: Positive = 0.012
 
     @model_validator(mode="after")

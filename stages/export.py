@@ -94,7 +94,7 @@ def _card(model: keras.Model, test: Records, crop: int, metrics: dict[str, dict[
         count=len(manifest.classes),
         classes=textwrap.shorten(", ".join(manifest.classes), 100, placeholder=" ..."),
         scores="".join(rows),
-        data=f"{manifest.source['name']} {manifest.source['version']}".strip(),  # a folder has no version
+        data=manifest.data,
         train=f"{manifest.size('train'):,}",
         test=f"{len(test):,}",
         size=model.input_shape[1],

@@ -15,13 +15,14 @@ from distillation.data.splits import (
     TRAIN,
     VALIDATION,
     class_counts,
+    copies,
     drop_copies,
-    hardly_copies,
     hide_labels,
     overlapping,
     random_ranks,
     resembling,
     stratified_split,
+    too_many_for_copies,
     with_images,
 )
 from distillation.files import replacing
@@ -57,7 +58,7 @@ def main(params: Params) -> str:
         write_records(directory, placed, manifest)
         shutil.rmtree(directory / "spool")
     for split, count in manifest.near_duplicates.items():
-        if hardly_copies(count, manifest.size(split)):
+        if too_many_for_copies(count, manifest.size(split)):
             warn(
                 f"{count:,} of {manifest.size(split):,} {split} images look like a training image: if they are copies, "
                 "or shots of one moment, accuracies will be too high (docs/data.md)"
@@ -89,9 +90,7 @@ def _place(spool: Spool, source: Source, classes: list[str], data: Data) -> tupl
     labels[train] = hide_labels(ranks[train], labels[train], data.labeled_fraction)
     del ranks  # before much more memory is taken
     unlabeled = stays & ~labeled
-    copies = resembling(spool.hashes[unlabeled], spool.hashes[splits > TRAIN])
-    if not hardly_copies(int(copies.sum()), len(copies)):
-        dropped["overlapping"][unlabeled] = copies
+    dropped["overlapping"] |= copies(spool.hashes, unlabeled, splits > TRAIN)
     unlabeled &= ~dropped["overlapping"]
     splits[unlabeled] = TRAIN
     taught = spool.hashes[splits == TRAIN]

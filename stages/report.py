@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from distillation.console import run
-from distillation.data.records import Records, decode
+from distillation.data.records import Records
 from distillation.data.views import UNMIXED, are_mixed, number_of_views
 from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing, write_text
@@ -24,6 +24,7 @@ from distillation.report.statistics import MODELS, PREDICTIONS
 FIGURES, REPORT, TABLE = Path("plots/figures"), Path("plots/report.html"), Path("plots/table.md")
 PUBLIC = Path("plots/report_without_images.html")  # the licence of a data set may not allow its images to be published
 TERMINAL = 80  # columns
+FIRST_VIEWS = 5  # of an image, that are shown
 GALLERIES = {"montage", "views", "disagreements", "soft_labels"}  # figures with images of the data set
 
 
@@ -78,7 +79,8 @@ def _galleries(params: Params, train: Records, test: Records, logits: dict[str, 
     kinds = galleries.by_difficulty(labels, logits["teacher"])
     chosen = list(kinds)
     sides = load_trained("models/teacher").input_shape[1], params.student.image_size  # one's own file has its own side
-    teacher_views, student_views = (_views(params, side) for side in sides)
+    taught = Records("train", at_most=params.budget.answered)
+    teacher_views, student_views = (_views(taught, params, side) for side in sides)
     return {
         "montage": galleries.montage(_images(train, sample), classes[train.labels[sample]]),
         "views": galleries.views(teacher_views, student_views),
@@ -106,21 +108,16 @@ def _logits(test: Records) -> dict[str, np.ndarray]:
 
 def _images(records: Records, numbers: Sequence[int]) -> np.ndarray:
     """Images (n, size, size, 3) uint8 by their numbers in id order."""
-    wanted = tf.constant(numbers, tf.int64)
-    numbered = records.dataset().take(max(numbers) + 1).enumerate()
-    found = numbered.filter(lambda number, _: tf.reduce_any(number == wanted))
-    images = {
-        int(number): decode(serialised, records.manifest.image_size)["image"].numpy() for number, serialised in found
-    }
-    return np.stack([images[number] for number in numbers])
+    different, place = np.unique(numbers, return_inverse=True)
+    wanted = records.only(np.isin(np.arange(len(records)), different))
+    return np.concatenate([batch["image"] for batch in wanted.batches(64).as_numpy_iterator()])[place]
 
 
-def _views(params: Params, size: int, most: int = 5) -> dict[str, np.ndarray]:
+def _views(train: Records, params: Params, size: int) -> dict[str, np.ndarray]:
     """Some views of the first training image, (size, size, 3) uint8 each, by title: the first ones, and a mixed one."""
-    train = Records("train", at_most=params.budget.answered)
     count = number_of_views(params.budget, len(train))
     streams = {"plain": plain_images(train, size)}
-    for number in [*range(min(most, count)), *([UNMIXED] if are_mixed(params.views, count) else [])]:
+    for number in [*range(min(FIRST_VIEWS, count)), *([UNMIXED] if are_mixed(params.views, count) else [])]:
         title = f"view {number}, mixed" if number == UNMIXED else f"view {number}"
         streams[title] = view_images(train, size, params.views, count, first=number * len(train))
     first = {title: next(iter(images))[0] for title, images in streams.items()}
@@ -128,12 +125,11 @@ def _views(params: Params, size: int, most: int = 5) -> dict[str, np.ndarray]:
 
 
 def _describe(train: Records, test: Records, answered: int) -> str:
-    source, classes = train.manifest.source, len(train.manifest.classes)
-    name = f"{source['name']} {source['version']}".strip()  # a folder has no version
     images, labeled = train.manifest.size("train"), sum(train.manifest.labeled.values())
     taught = train.manifest.taught(answered)
     unlabeled = f" ({labeled:,} of them labeled; the teacher answers {taught:,})" if labeled < images else ""
-    return f"{name}: {images:,} training{unlabeled} and {len(test):,} test images of {classes} classes"
+    classes = len(train.manifest.classes)
+    return f"{train.manifest.data}: {images:,} training{unlabeled} and {len(test):,} test images of {classes} classes"
 
 
 if __name__ == "__main__":

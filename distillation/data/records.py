@@ -41,6 +41,11 @@ class Manifest:
     official_splits: dict[str, str]
     overlapping_dropped: dict[str, int]
 
+    @property
+    def data(self) -> str:
+        """Name and version of the source; a folder has no version."""
+        return f"{self.source['name']} {self.source['version']}".strip()
+
     def size(self, split: str) -> int:
         """Number of images in a split, those without a label included."""
         return sum(self.counts[split].values()) + (self.unlabeled if split == "train" else 0)

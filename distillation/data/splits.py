@@ -40,7 +40,7 @@ class Example:
 
 
 def image_id(encoded: bytes) -> str:
-    """First 64 bits of the SHA-256 of a image's source bytes, as 16 hexadecimal digits."""
+    """First 64 bits of the SHA-256 of an image's source bytes, as 16 hexadecimal digits."""
     return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
 
 
@@ -84,18 +84,23 @@ def drop_copies(ids: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> dict
 def overlapping(hashes: np.ndarray, splits: np.ndarray, stays: np.ndarray) -> np.ndarray:
     """Which of the images that stay, (n,) bool, resemble one of a higher official split (see `resembling`): (n,) bool.
 
-    One that does costs no other image its place. Of a split with too many of them (`hardly_copies`) none is found.
+    One that does costs no other image its place.
     """
     found = np.zeros(len(hashes), bool)
     for split in (VALIDATION, TRAIN):
-        lower, higher = stays & (splits == split), stays & ~found & (splits > split)
-        copies = resembling(hashes[lower], hashes[higher])
-        if not hardly_copies(int(copies.sum()), len(copies)):
-            found[lower] = copies
+        found |= copies(hashes, stays & (splits == split), stays & ~found & (splits > split))
     return found
 
 
-def hardly_copies(count: int, of: int) -> bool:
+def copies(hashes: np.ndarray, lower: np.ndarray, higher: np.ndarray) -> np.ndarray:
+    """Which of the images `lower` resemble one of `higher` (all (n,) bool): none where too many do to be copies."""
+    found, alike = np.zeros(len(hashes), bool), resembling(hashes[lower], hashes[higher])
+    if not too_many_for_copies(int(alike.sum()), len(alike)):
+        found[lower] = alike
+    return found
+
+
+def too_many_for_copies(count: int, of: int) -> bool:
     """Whether so many images of a split resemble held-out ones that the hash seems unable to tell the images apart."""
     return count > max(MOST_COPIES, MOST_COPIES_SHARE * of)
 

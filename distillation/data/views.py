@@ -6,7 +6,7 @@ cached and still belong to what the student sees: a "consistent" teacher in the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -24,7 +24,7 @@ def number_of_views(budget: Budget, images: int) -> int:
 
 
 def augmented(images: tf.Tensor, ids: tf.Tensor, view: tf.Tensor, size: int, views: Views) -> tf.Tensor:
-    """Random crop, flip and colour of a batch, resized to `size` x `size`: bilinearly, not antialiased (for speed).
+    """Random crop and flip of a batch, and `AUGMENTATIONS`, at `size` x `size`: bilinear, not antialiased (for speed).
 
     Args:
         images: (batch, height, width, 3) uint8 or float, 0..255.
@@ -87,6 +87,28 @@ def mixed(
     share = views.augment.mix * uniforms(views.seed + 1, ids, view, 1)[:, 0]  # not what the crop is drawn from
     share = tf.where(view >= UNMIXED, share, 0.0)
     return images + share[:, None, None, None] * (others - images), share
+
+
+def seen(
+    examples: Sequence[dict[str, tf.Tensor]], view: tf.Tensor, size: int, views: Views
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """What teacher and student see of a batch in its view number `view`, each network at its own `size`.
+
+    Args:
+        examples: a batch of decoded images (`records.decode`) and, where views are mixed, one of their partners.
+        view: scalar or (batch,) integer, the number of the view.
+        size: side of the result in pixels.
+        views: the augmentation.
+
+    Returns:
+        (batch, size, size, 3) float32, 0..255; and, where views are mixed, the partners' shares (see `mixed`).
+    """
+    numbers = (view, of_partner(view))[: len(examples)]
+    images = [
+        augmented(example["image"], example["id"], number, size, views)
+        for example, number in zip(examples, numbers, strict=True)
+    ]
+    return mixed(*images, examples[0]["id"], view, views) if len(images) > 1 else (images[0], None)
 
 
 def plain(images: tf.Tensor, size: int) -> tf.Tensor:

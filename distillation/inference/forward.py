@@ -11,7 +11,7 @@ from joblib import cpu_count
 
 from distillation.console import note, progress
 from distillation.data.records import Records, decode
-from distillation.data.views import are_mixed, augmented, mixed, of_partner, partners, plain
+from distillation.data.views import are_mixed, partners, plain, seen
 from distillation.errors import reason
 from distillation.inference.answers import Arrays, joined
 from distillation.inference.litert import Network
@@ -111,12 +111,7 @@ def drawn(rows: tf.data.Dataset, image_size: int, size: int, views: Views) -> tf
         return tuple(decode(one, image_size) for one in tf.unstack(serialised)), view
 
     def draw(examples: tuple[dict, ...], view: tf.Tensor) -> tf.Tensor:
-        numbers = (view, of_partner(view))[: len(examples)]
-        images = [
-            augmented(example["image"], example["id"], number, size, views)
-            for example, number in zip(examples, numbers, strict=True)
-        ]
-        return mixed(*images, examples[0]["id"], view, views)[0] if len(images) > 1 else images[0]
+        return seen(examples, view, size, views)[0]
 
     return rows.map(parse, tf.data.AUTOTUNE).batch(BATCH).map(draw, tf.data.AUTOTUNE)
 

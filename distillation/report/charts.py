@@ -66,9 +66,8 @@ def objective(rows: list[dict]) -> Figure:
     table = pd.DataFrame(rows).set_index("images").filter(like="objective_")
     table = table.rename(columns=lambda name: name.removeprefix("objective_"))
     names = sorted(table.columns, key=lambda name: (name not in ("hard", "soft"), name))
-    colours = dict(
-        zip(names, itertools.cycle(TERM_COLOURS), strict=False)
-    )  # a term keeps its colour, whichever others there are
+    # A term keeps its colour, whichever others there are.
+    colours = dict(zip(names, itertools.cycle(TERM_COLOURS), strict=False))
     table = table[[name for name in names if table[name].any()]]
     figure = Figure((PAGE, 2.4))
     axes = figure.subplots()

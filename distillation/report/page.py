@@ -23,7 +23,7 @@ CAPTIONS = {
     "summary": "Test accuracy with its 95 % interval (Wilson).",
     "learning_curves": "Both students during training. They share network, initial weights and number of steps, and "
     "differ in the objective. The cross-entropy is that of the labels. Training values are means over augmented views "
-    "since the previous point. All points but the last use a part of the validation images.",
+    "since the previous point. Validation values before the last use at most 2,000 images.",
     "objective": "The objective of the distilled student: its weighted terms, stacked, as means since the previous "
     "point. Their sum is the objective.",
     "cost": "Test accuracy (with 95 % intervals) against cost. The students cost the same and are drawn side by side. "

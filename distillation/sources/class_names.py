@@ -1,11 +1,11 @@
 """Readable names for classes."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from distillation.errors import InputError, reason
+from distillation.files import composed
 
 
 def read_class_names(path: Path, classes: Sequence[str]) -> list[str]:
@@ -65,8 +65,3 @@ def _by_class(path: Path, pairs: list[tuple[str | None, str]], classes: Sequence
         if composed(known) not in names:
             raise InputError(f"{path} has no line for class {known}")
     return [names[composed(known)] for known in classes]
-
-
-def composed(text: str) -> str:
-    """`text` with each accent in its letter: macOS names files with accents apart."""
-    return unicodedata.normalize("NFC", text)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distillation.errors import InputError, reason
+from distillation.files import composed
 from distillation.params import Data
-from distillation.sources.class_names import composed
 
 MOST_BYTES = 10**9  # of an image file: a film, say, is not read into memory
 README = "README.md"  # keeps a folder in Git that has no other file

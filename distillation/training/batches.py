@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from distillation.data.records import Records, decode
-from distillation.data.views import are_mixed, augmented, mixed, of_partner, partners, plain, splitmix64
+from distillation.data.views import are_mixed, partners, plain, seen, splitmix64
 from distillation.inference.answers import Answers
 from distillation.params import Training, Views
 
@@ -47,15 +47,11 @@ def view_stream(
         return decode(serialised, records.manifest.image_size)
 
     def to_batch(batch: dict) -> dict:
-        def seen(examples: dict, view: tf.Tensor) -> tf.Tensor:
-            return augmented(examples["image"], examples["id"], view, image_size, views)
-
-        examples, view = batch["example"], batch["view"]
-        prepared = {"image": seen(examples, view), "label": examples["label"]}
-        if "partner" in batch:
-            partner = batch["partner"]
-            image, share = mixed(prepared["image"], seen(partner, of_partner(view)), examples["id"], view, views)
-            prepared |= {"image": image, "partner_label": partner["label"], "partner_share": share}
+        examples = [batch[name] for name in ("example", "partner") if name in batch]
+        image, share = seen(examples, batch["view"], image_size, views)
+        prepared = {"image": image, "label": examples[0]["label"]}
+        if share is not None:
+            prepared |= {"partner_label": examples[1]["label"], "partner_share": share}
         if names:
             prepared["teacher"] = {name: tf.cast(values, tf.float32) for name, values in batch["teacher"].items()}
         return prepared

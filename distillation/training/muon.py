@@ -35,7 +35,7 @@ class Muon(keras.optimizers.Muon):
         return ops.reshape(product @ matrix if wide else matrix @ product, x.shape)
 
     def lr_adjust(self, x):
-        """Keras's factor of the learning rate for the matrix of `x`, in the shape of `x`."""
+        """`x`, scaled as Keras scales a matrix, to the size of AdamW's updates."""
         return ops.reshape(super().lr_adjust(_matrix(x)), x.shape)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from distillation.errors import InputError, reason
+from distillation.files import composed
 from distillation.inference.forward import Forward, forward_pass
 from distillation.inference.published import (
     FLOOR,
@@ -143,7 +143,7 @@ def _labels(content: bytes, count: int) -> list[str] | None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
             lines = archive.read(name).decode("utf-8", "replace").split("\n") if name.endswith(".txt") else []
-            names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]  # as the data's
+            names = [composed(line.strip()) for line in lines if line.strip()]
             if len(names) == count:
                 return names
     return None

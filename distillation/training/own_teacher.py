@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest, permutation_test
+from sklearn.metrics import confusion_matrix
 
 from distillation.console import note
 from distillation.data.records import Records
@@ -18,7 +19,6 @@ from distillation.networks.network import MAPS
 from distillation.params import Teacher
 from distillation.training.checkpoint import History
 from distillation.training.head import scores
-from distillation.training.objective import Objective
 from distillation.training.own_file import OwnFile, open_own
 from distillation.training.teacher import MODEL, STAGE
 
@@ -29,7 +29,7 @@ SURE = 0.001  # another reading is better where its p-value is below this
 
 
 def take_own(teacher: Teacher, train: Records, validation: Records) -> History:
-    """Write the classifier in `teacher.file` to `models/teacher` and return its history: one row, as `fit`'s.
+    """Write the classifier in `teacher.file` to `models/teacher` and return its history: one row, as `train_head`'s.
 
     Args:
         teacher: `file`, `input_range`, `classes`, and `image_size` where the file does not fix it.
@@ -54,7 +54,7 @@ def take_own(teacher: Teacher, train: Records, validation: Records) -> History:
         if not np.isfinite(answers).all():
             raise InputError(f"teacher.file = {teacher.file!r} answers some images of {split} with NaN or infinity")
         row |= scores(split, answers, records.labels[: len(answers)])
-    return [row | {f"objective_{name}": 0.0 for name in Objective.names}]
+    return [row]
 
 
 def _checked(file: OwnFile, teacher: Teacher, train: Records, validation: Records) -> Reading:
@@ -145,7 +145,8 @@ def certain_permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -
 
     Sure is what most images of both, the guessed class and the label, agree on.
     """
-    counts, found = _counts(guesses, labels, classes), _permutation(guesses, labels, classes)
+    counts = confusion_matrix(guesses, labels, labels=range(classes))  # a row for each guessed class
+    found = _permutation(guesses, labels, classes)
     agreed = counts[np.arange(classes), found]
     return found if (2 * agreed > counts.sum(axis=1)).all() and (2 * agreed > counts.sum(axis=0)[found]).all() else None
 
@@ -175,14 +176,8 @@ def _order(file: OwnFile, teacher: Teacher, classes: list[str]) -> list[int]:
 
 def _permutation(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """The label for each guessed class in the best one-to-one assignment of guesses to labels."""
-    return linear_sum_assignment(_counts(guesses, labels, classes), maximize=True)[1]
-
-
-def _counts(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many images of each label (columns) were guessed to be of each class (rows)."""
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (guesses, labels), 1)
-    return counts
+    counts = confusion_matrix(guesses, labels, labels=range(classes))
+    return linear_sum_assignment(counts, maximize=True)[1]
 
 
 def _right_if_permuted(guesses: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

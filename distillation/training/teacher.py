@@ -121,9 +121,12 @@ def better(
 
     And what `metrics/teacher.json` says of the choice. A line says it, too.
     """
-    accuracies = [history[-1]["validation_accuracy"] for _, history in (frozen, tuned)]
-    is_tuned = accuracies[1] > accuracies[0]
-    note(f"{STAGE}: validation accuracy {accuracies[0]:.4f} frozen, {accuracies[1]:.4f} fine-tuned")
+    before, after = (history[-1]["validation_accuracy"] for _, history in (frozen, tuned))
+    is_tuned = after > before
+    note(f"{STAGE}: validation accuracy {before:.4f} frozen, {after:.4f} fine-tuned")
     note(f"{STAGE}: the teacher is the {'fine-tuned' if is_tuned else 'frozen'} one")
-    names = ("frozen_validation_accuracy", "fine_tuned_validation_accuracy")
-    return *(tuned if is_tuned else frozen), {"fine_tuned": is_tuned, **dict(zip(names, accuracies, strict=True))}
+    return *(tuned if is_tuned else frozen), {
+        "fine_tuned": is_tuned,
+        "frozen_validation_accuracy": before,
+        "fine_tuned_validation_accuracy": after,
+    }
