@@ -1,6 +1,10 @@
 """Fixtures that several test files share; the tests run from the top of the repository."""
 
+import fcntl
+import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +25,18 @@ hypothesis.settings.load_profile("reproducible")
 
 CLASSES = ["ant", "bee", "cow"]
 IMAGE_SIZE = 40
+# Files of tests, test_*.py
+LONGEST_FIRST = (
+    "dvc",
+    "photographs",
+    "killed",
+    "front",
+    "cluster",
+    "teachers",
+    "extending",
+    "own_teacher",
+    "own_images",
+)
 # What belongs to the user of a checkout, beside the placeholders in data/ and models/.
 OF_THE_USER = {ROOT / name for name in ("params.yaml", "dvc.lock", "metrics", "plots", "data/records", ".checkpoints")}
 
@@ -69,13 +85,30 @@ def validation_records(records_directory: Path) -> Records:
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The whole pipeline run once on tiny data, and committed; a test that changes it restores it."""
-    clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
-    copy_of_the_product(clone)
-    clone.write_params(TINY)
-    draw_folder(clone.path / "photos")
-    clone.run("dvc", "add", "photos")
-    clone.first = clone.run("dvc", "repro")
-    clone.commit("tiny")
+def clone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
+    """The whole pipeline run once on tiny data, and committed; a test that changes it restores it.
+
+    The first of several processes that run tests makes it, and each takes a copy.
+    """
+    clone, folder = Clone(tmp_path_factory.mktemp("clone") / "repository"), tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent
+    made, first = Clone(folder / "made"), folder / "first.json"
+    with (folder / "made.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not first.exists():
+            copy_of_the_product(made)
+            made.write_params(TINY)
+            draw_folder(made.path / "photos")
+            made.run("dvc", "add", "photos")
+            done = made.run("dvc", "repro")
+            made.commit("tiny")
+            first.write_text(json.dumps([done.stdout, done.stderr]))
+    shutil.copytree(made.path, clone.path)
+    clone.first = subprocess.CompletedProcess(["dvc", "repro"], 0, *json.loads(first.read_text()))
     return clone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: two processes, each with one file at a time, then end together."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

@@ -95,14 +95,7 @@ def test_looking_at_a_folder_on_macos_reruns_nothing(clone: Clone) -> None:
         file.unlink()
 
 
-def test_repro_from_zero_gives_the_same_lock(clone: Clone) -> None:
-    before = (clone.path / "dvc.lock").read_bytes()
-    done = clone.run("env", "PYTHONHASHSEED=7", "dvc", "repro", "--force", "--no-run-cache")
-    assert clone.ran(done) == set(STAGES)
-    assert (clone.path / "dvc.lock").read_bytes() == before
-
-
-def test_experiment_runs_what_depends_on_it_and_nothing_else(clone: Clone) -> None:
+def test_experiment_runs_what_depends_on_it_and_nothing_else(clone: Clone, tmp_path: Path) -> None:
     before = clone.metrics()
     done = clone.run("dvc", "exp", "run", "-n", "hard", "-S", "distill.alpha=1", "-S", "distill.temperature=1e-05")
     assert clone.ran(done) == FROM_DISTILL
@@ -125,8 +118,24 @@ def test_experiment_runs_what_depends_on_it_and_nothing_else(clone: Clone) -> No
     header, *rows = csv.reader(shown.stdout.splitlines())
     assert header == ["Experiment", "student_distilled.accuracy", "distill.alpha"]
     assert ["hard", str(after["student_distilled"]["accuracy"]), "1"] in rows
-    clone.run("git", "stash", "-q")
+    clone.run("git", "restore", ".")
     clone.run("dvc", "checkout", "-q")
+    assert_branches_are_compared_without_cache(clone, tmp_path)
+
+
+def assert_branches_are_compared_without_cache(clone: Clone, tmp_path: Path) -> None:
+    """In a fresh clone, of a branch of the experiment above and `main`."""
+    clone.run("dvc", "exp", "branch", "hard", "harder")
+    fresh = Clone(tmp_path / "fresh")
+    clone.run("git", "clone", "-q", ".", str(fresh.path))
+    branches = ("origin/main", "origin/harder")
+    diff = json.loads(fresh.run("dvc", "metrics", "diff", *branches, "--json").stdout)
+    assert "metrics/evaluate.json" in diff
+    assert not any(key.startswith("teacher.") for key in diff["metrics/evaluate.json"])
+    params = json.loads(fresh.run("dvc", "params", "diff", *branches, "--json").stdout)
+    assert params["params.yaml"]["distill.alpha"]["new"] == 1
+    plots = json.loads(fresh.run("dvc", "plots", "diff", *branches, "--json").stdout)
+    assert "Accuracy while training" in plots.get("data", plots)
 
 
 def metrics_by_alpha(clone: Clone) -> dict[float, dict]:
@@ -151,7 +160,7 @@ def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
     while "Queued" in (status := clone.run("dvc", "queue", "status").stdout) or "Running" in status:
         assert time.monotonic() < deadline, status  # a worker that died leaves its experiment so forever
         at_a_time = max(at_a_time, status.count("Running"))
-        time.sleep(1)
+        time.sleep(3)  # each look takes a part of the processor's time
     assert status.count("Success") == 2, status
     return at_a_time
 
@@ -159,12 +168,12 @@ def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
 def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> None:
     forget_experiments(clone)
     for alpha in (0.2, 0.6):
-        clone.run("dvc", "exp", "run", "--temp", "-S", f"distill.alpha={alpha}")
+        clone.run("dvc", "exp", "run", "--temp", "-S", f"distill.alpha={alpha}", "evaluate")
     one_by_one = metrics_by_alpha(clone)
     assert set(one_by_one) == {0.2, 0.6}
     assert one_by_one[0.2] != one_by_one[0.6]
     forget_experiments(clone)
-    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6")
+    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6", "evaluate")
     assert work_off_the_queue(clone, jobs=2) == 2
     assert metrics_by_alpha(clone) == one_by_one
     clone.run("bash", "-c", "dvc exp show --json | python -m studies.sweeps found")
@@ -202,24 +211,6 @@ def test_fresh_clone_answers_without_data(clone: Clone, tmp_path: Path) -> None:
     diff = json.loads(fresh.run("dvc", "params", "diff", "--json").stdout)
     assert list(diff["params.yaml"]) == ["distill.alpha"]
     assert (diff["params.yaml"]["distill.alpha"]["old"], diff["params.yaml"]["distill.alpha"]["new"]) == (0.1, 0.3)
-
-
-def test_metrics_diff_between_branches_without_cache(clone: Clone, tmp_path: Path) -> None:
-    clone.run("git", "checkout", "-qb", "softer")
-    clone.set_params(distill={"temperature": 8})
-    assert clone.ran(clone.run("dvc", "repro")) == FROM_DISTILL
-    clone.commit("softer")
-    clone.run("git", "checkout", "-q", "main")
-    clone.run("dvc", "checkout", "-q")
-    fresh = Clone(tmp_path / "fresh")
-    clone.run("git", "clone", "-q", ".", str(fresh.path))
-    diff = json.loads(fresh.run("dvc", "metrics", "diff", "origin/main", "origin/softer", "--json").stdout)
-    assert "metrics/evaluate.json" in diff
-    assert not any(key.startswith("teacher.") for key in diff["metrics/evaluate.json"])
-    params = json.loads(fresh.run("dvc", "params", "diff", "origin/main", "origin/softer", "--json").stdout)
-    assert params["params.yaml"]["distill.temperature"]["new"] == 8
-    plots = json.loads(fresh.run("dvc", "plots", "diff", "origin/main", "origin/softer", "--json").stdout)
-    assert "Accuracy while training" in plots.get("data", plots)
 
 
 def test_charts_hold_the_rows_of_the_files(clone: Clone) -> None:
@@ -357,7 +348,7 @@ def assert_nothing_is_lost(clone: Clone, before: dict, done: subprocess.Complete
     clone.run("git", "restore", ".")
     clone.run("dvc", "checkout", "-q")
     assert outs(clone) == before
-    assert clone.ran(clone.run("dvc", "repro")) == set()
+    assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_another_clone_gets_everything_from_a_remote_and_runs_nothing(clone: Clone, tmp_path: Path) -> None:

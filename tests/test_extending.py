@@ -10,7 +10,12 @@ from clone import ROOT, Clone
 
 pytestmark = pytest.mark.slow
 
-ENDS = {"A loss term": ["train_scratch", "distill"], "An augmentation": ["train_scratch", "distill"]}  # else all stages
+ENDS = {  # where nothing new follows; else all stages run
+    "A teacher": ["evaluate"],
+    "A student network": ["evaluate", "export"],
+    "A loss term": ["train_scratch", "distill"],
+    "An augmentation": ["train_scratch", "distill"],
+}
 
 
 def section(title: str) -> tuple[str, dict]:

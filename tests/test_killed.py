@@ -24,6 +24,7 @@ def killed(clone: Clone, stage: str, process: str, changes: int, seconds: float)
         f"PYTHONPATH={Path(__file__).with_name('kill')}",
         "PYTHONDONTWRITEBYTECODE=1",
         f"KILL={stage} {process} {changes} {seconds}",
+        "PYTHONHASHSEED=7",  # the order of sets must not matter
         "dvc",
         "repro",
         check=False,
