@@ -149,7 +149,7 @@ def forget_experiments(clone: Clone) -> None:
     """Also their entries in the run cache, so that equal experiments are computed again."""
     clone.run("dvc", "exp", "remove", "--all-commits", check=False)
     clone.run("dvc", "queue", "remove", "--all", check=False)
-    shutil.rmtree(clone.path / ".dvc/cache/runs")
+    shutil.rmtree(clone.path / ".dvc/cache/runs", ignore_errors=True)  # absent after stages that it leaves out
 
 
 def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
