@@ -1,5 +1,6 @@
 """The best student for a budget: chosen from made-up fronts, and from a ladder that is trained, killed and taken up."""
 
+import contextlib
 import json
 import os
 import signal
@@ -361,3 +362,8 @@ def kill(by: signal.Signals, when: Callable[[], bool], clone: Clone, command: li
     time.sleep(1)
     os.killpg(process.pid, by)
     assert process.wait() != 0
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:  # DVC takes a dead process that init has not yet seen for a running one
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
