@@ -106,5 +106,6 @@ def _passes(of_pass: Callable[[tf.Tensor], tf.data.Dataset], length: int, first:
 
 def _shuffled(rows: tf.data.Dataset, buffer: int, seed: int, number: tf.Tensor) -> tf.data.Dataset:
     """`rows` in an order that is a function of `seed` and the number of the pass: a resumed run sees it again."""
+    tf.compat.v1.set_random_seed(1)  # of this graph: else the process's seed has a say, and 0 takes no tensor beside it
     mixed = splitmix64(tf.constant(seed, tf.uint64), tf.cast(number + 1, tf.uint64))
     return rows.shuffle(buffer, seed=tf.bitcast(mixed, tf.int64), reshuffle_each_iteration=False)

@@ -26,7 +26,6 @@ VALIDATION_IMAGES = 2000  # at most, for each report but the last, which uses al
 def set_seed(seed: int) -> None:
     """Seed every generator and make every operation deterministic, before a network is built."""
     keras.utils.set_random_seed(seed)
-    tf.random.set_seed(1)  # 0 does not work with the seeds of `batches`, which are tensors; Keras does not use it
     tf.config.experimental.enable_op_determinism()
 
 
