@@ -1,10 +1,13 @@
 """The report: its sentences about the metrics, and its choice of images."""
 
 import base64
+import contextlib
 import html
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -196,10 +199,8 @@ def test_page_holds_the_figures_in_order_with_captions_and_the_text_escaped(para
     assert Params.model_validate(yaml.safe_load(html.unescape(settings))) == chosen
 
 
-@pytest.fixture
-def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    """The test split of a run in the current directory, of which only the report is missing."""
-    monkeypatch.chdir(tmp_path)
+def write_run(records_directory: Path) -> Records:
+    """A run in the current directory, of which only the report is missing; return its test split."""
     shutil.copytree(records_directory, "data/records")
     write_numbers_of_a_run()
     test, rng = Records("test"), np.random.default_rng(0)
@@ -213,8 +214,50 @@ def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     return test
 
 
-def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(params: Params, finished: Records):
-    line = report.main(params)
+@pytest.fixture
+def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """The test split of a run in the current directory, of which only the report is missing."""
+    monkeypatch.chdir(tmp_path)
+    return write_run(records_directory)
+
+
+Shown = list[dict[str, np.ndarray]]
+
+
+@contextlib.contextmanager
+def recorded_views() -> Iterator[Shown]:
+    """What the report draws meanwhile: the teacher's views and the student's, by title."""
+    shown, draw = [], galleries.views
+
+    def recorded(*views: dict[str, np.ndarray]) -> Figure:
+        shown.extend(views)
+        return draw(*views)
+
+    with mock.patch.object(galleries, "views", recorded):
+        yield shown
+
+
+@pytest.fixture(scope="module")
+def written(
+    params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, Shown]:
+    """The folder of a run with its report, the line that the stage returned, and the views that it drew."""
+    folder = tmp_path_factory.mktemp("reported")
+    with contextlib.chdir(folder), recorded_views() as shown:
+        write_run(records_directory)
+        return folder, report.main(params), shown
+
+
+@pytest.fixture
+def reported(written: tuple[Path, str, Shown], monkeypatch: pytest.MonkeyPatch) -> tuple[str, Shown]:
+    """`written`, in the current directory; tests leave it as it is."""
+    folder, *returned = written
+    monkeypatch.chdir(folder)
+    return tuple(returned)
+
+
+def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(reported: tuple[str, Shown]):
+    line, _ = reported
     assert page.CAPTIONS.keys() == {*CHARTS, *OF_IMAGES}
     assert set(OF_IMAGES) == report.GALLERIES
     assert {path.stem for path in report.FIGURES.iterdir()} == {*CHARTS, *OF_IMAGES}
@@ -233,51 +276,33 @@ def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(
     assert line.endswith("report: plots/report.html")
 
 
-def test_report_is_the_same_every_time(params: Params, finished: Records):
+def test_report_is_the_same_every_time(params: Params, reported: tuple[str, Shown]):
     written = []
     for _ in range(2):
-        report.main(params)
         written.append({path: path.read_bytes() for path in Path("plots").rglob("*") if path.is_file()})
+        report.main(params)
     assert written[0] == written[1]
 
 
-Shown = list[dict[str, np.ndarray]]
-
-
-@pytest.fixture
-def shown_views(monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """What the report draws: the teacher's views and the student's, by title."""
-    shown, draw = [], galleries.views
-
-    def recorded(*views: dict[str, np.ndarray]) -> Figure:
-        shown.extend(views)
-        return draw(*views)
-
-    monkeypatch.setattr(galleries, "views", recorded)
-    return shown
-
-
-def test_views_have_the_side_that_each_model_takes(params: Params, finished: Records, shown_views: Shown):
-    report.main(params)
-    for side, views in zip((TEACHER_SIDE, params.student.image_size), shown_views, strict=True):
+def test_views_have_the_side_that_each_model_takes(params: Params, reported: tuple[str, Shown]):
+    _, shown = reported
+    for side, views in zip((TEACHER_SIDE, params.student.image_size), shown, strict=True):
         assert list(views) == ["plain", *(f"view {number}" for number in range(5))]
         assert {view.shape for view in views.values()} == {(side, side, 3)}
 
 
-def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(
-    params: Params, finished: Records, shown_views: Shown
-):
+def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(params: Params, finished: Records):
     views = changed(params.views, augment=params.views.augment.model_dump() | {"mix": 0.5})
     count, train = UNMIXED + 1, Records("train")
     budget = changed(params.budget, answered=count * len(train))
-    report.main(params.model_copy(update={"views": views, "budget": budget}))
+    with recorded_views() as shown:
+        report.main(params.model_copy(update={"views": views, "budget": budget}))
     answered = np.concatenate([*view_images(train, TEACHER_SIDE, views, count)])
-    assert list(shown_views[0])[-1] == f"view {UNMIXED}, mixed"
-    np.testing.assert_allclose(shown_views[0][f"view {UNMIXED}, mixed"], answered[UNMIXED * len(train)], atol=0.51)
+    assert list(shown[0])[-1] == f"view {UNMIXED}, mixed"
+    np.testing.assert_allclose(shown[0][f"view {UNMIXED}, mixed"], answered[UNMIXED * len(train)], atol=0.51)
 
 
-def test_report_draws_the_objective_of_the_distilled_student(params: Params, finished: Records, tmp_path: Path):
-    report.main(params)
+def test_report_draws_the_objective_of_the_distilled_student(reported: tuple[str, Shown], tmp_path: Path):
     style.save(charts.objective(read_json("plots/history/student_distilled.json")), tmp_path / "objective.png")
     assert (report.FIGURES / "objective.png").read_bytes() == (tmp_path / "objective.png").read_bytes()
 
