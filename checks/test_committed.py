@@ -104,6 +104,15 @@ def test_record_shows_no_image_of_others() -> None:
     assert not Clone(ROOT).run("git", "ls-files", "--", "results/**/report.html").stdout
 
 
+def test_committed_student_keeps_its_goals() -> None:
+    scores = json.loads((RECORD / "metrics/export.json").read_text())
+    assert scores["float32"]["max_abs_probability_error"] <= 1e-4
+    assert scores["int8"]["accuracy"] >= scores["float32"]["accuracy"] - 0.005
+    assert scores["int8"]["bytes"] <= 300_000
+    for variant, row in scores.items():
+        assert (RECORD / f"export/student_{variant}.tflite").stat().st_size == row["bytes"]
+
+
 def test_record_was_made_with_the_committed_preset() -> None:
     """On the keys that both have: those that came later stand at their defaults. Unused ones may have changed."""
     if not (RECORD / "summary.json").exists():

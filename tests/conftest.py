@@ -92,7 +92,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
     """
     clone, folder = Clone(tmp_path_factory.mktemp("clone") / "repository"), tmp_path_factory.getbasetemp()
     folder = folder if worker_id == "master" else folder.parent
-    made, first = Clone(folder / "made"), folder / "first.json"
+    made, first, reads = Clone(folder / "made"), folder / "first.json", folder / "reads"
     with (folder / "made.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not first.exists():
@@ -100,11 +100,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
             made.write_params(TINY)
             draw_folder(made.path / "photos")
             made.run("dvc", "add", "photos")
-            done = made.run("dvc", "repro")
+            reads.mkdir()
+            recorder = Path(__file__).with_name("reads")
+            done = made.run("env", f"PYTHONPATH={recorder}", f"READS={reads}", "dvc", "repro")
             made.commit("tiny")
             first.write_text(json.dumps([done.stdout, done.stderr]))
     shutil.copytree(made.path, clone.path)
     clone.first = subprocess.CompletedProcess(["dvc", "repro"], 0, *json.loads(first.read_text()))
+    clone.reads = {path.stem: json.loads(path.read_text()) for path in reads.iterdir()}  # parameters that stages read
     return clone
 
 

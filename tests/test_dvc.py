@@ -168,12 +168,12 @@ def work_off_the_queue(clone: Clone, jobs: int, seconds: float = 900) -> int:
 def test_grid_gives_the_same_metrics_one_by_one_and_at_a_time(clone: Clone) -> None:
     forget_experiments(clone)
     for alpha in (0.2, 0.6):
-        clone.run("dvc", "exp", "run", "--temp", "-S", f"distill.alpha={alpha}", "evaluate")
+        clone.run("dvc", "exp", "run", "--temp", "-S", f"distill.alpha={alpha}", "distill")
     one_by_one = metrics_by_alpha(clone)
     assert set(one_by_one) == {0.2, 0.6}
     assert one_by_one[0.2] != one_by_one[0.6]
     forget_experiments(clone)
-    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6", "evaluate")
+    clone.run("dvc", "exp", "run", "--queue", "-S", "distill.alpha=0.2,0.6", "distill")
     assert work_off_the_queue(clone, jobs=2) == 2
     assert metrics_by_alpha(clone) == one_by_one
     clone.run("bash", "-c", "dvc exp show --json | python -m studies.sweeps found")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -295,19 +295,25 @@ def with_preset(clone: Clone) -> Iterator[Clone]:
 def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path: Path):
     clone, students = with_preset, with_preset.path / ".checkpoints/tiny_front_students"
     table = tmp_path / "ladder.yaml"
-    students_and_reference = (
-        "{small: {network: inverted_residual, channels: [4, 4, 8]}}\n"
-        "references: {net: {width: 0.5}, other: {weights: not-there.weights.h5}}"
+    table.write_text(
+        "share: 1\n"
+        "students: {small: {network: inverted_residual, channels: [4, 4, 8]}}\n"
+        "references: {net: {network: MobileNet, width: 0.5}, other: {weights: not-there.weights.h5}}\n"
     )
-    table.write_text(f"share: 0.5\nstudents: {students_and_reference}\n")
     command = ["env", f"LADDER={table}", "studies/front.sh", "tiny"]
     before = state(clone)
     first = students / "preset.seed-0/run.json"
-    lock, params = clone.path / "dvc.lock", clone.path / "params.yaml"
-    kill(signal.SIGKILL, lambda: first.exists() and "network: inverted" in params.read_text("utf-8"), clone, command)
-    assert state(clone) != before  # of the student that was being trained
+    # The preset's own student is trained from scratch already, so this kills the training of the second one.
+    killing = [f"PYTHONPATH={Path(__file__).with_name('kill')}", "KILL=train_scratch script 20 0"]
+    ended(start(clone, ["env", "PYTHONDONTWRITEBYTECODE=1", *killing, *command]))
+    assert state(clone) != before
     made = first.stat().st_mtime_ns
-    kill(signal.SIGINT, lambda: "network: inverted" in lock.read_text("utf-8"), clone, command)  # from scratch: done
+    process = start(clone, command)
+    while "network: inverted" not in (clone.path / "dvc.lock").read_text("utf-8"):  # trained from scratch
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    ended(process)
     assert state(clone) == before
     done = clone.run(*command)
     assert first.stat().st_mtime_ns == made
@@ -351,16 +357,15 @@ def state(clone: Clone) -> tuple[str, str]:
     return clone.run("git", "rev-parse", "--abbrev-ref", "HEAD").stdout, changed
 
 
-def kill(by: signal.Signals, when: Callable[[], bool], clone: Clone, command: list[str]) -> None:
-    """Run `command` until `when`, and a second longer; then the signal `by` ends its whole process group."""
+def start(clone: Clone, command: list[str]) -> subprocess.Popen:
+    """Run `command` in a process group of its own, which heeds SIGINT also where this runs in the background."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # ignored in a background job
-    process = subprocess.Popen(command, cwd=clone.path, env=environment, start_new_session=True, **heeding)
-    while not when():
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.1)
-    time.sleep(1)
-    os.killpg(process.pid, by)
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, cwd=clone.path, env=environment, start_new_session=True, **heeding)
+
+
+def ended(process: subprocess.Popen) -> None:
+    """Wait until the whole process group is gone; check that it failed."""
     assert process.wait() != 0
     deadline = time.monotonic() + 60
     with contextlib.suppress(ProcessLookupError):

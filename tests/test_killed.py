@@ -34,7 +34,7 @@ def killed(clone: Clone, stage: str, process: str, changes: int, seconds: float)
     assert stage in running(done)
 
 
-def test_killed_three_times_in_every_stage_it_ends_with_the_same_lock(clone: Clone, tmp_path: Path) -> None:
+def test_killed_twice_in_every_stage_it_ends_with_the_same_lock(clone: Clone, tmp_path: Path) -> None:
     fresh = Clone(tmp_path / "fresh")
     clone.run("git", "clone", "-qb", "main", ".", str(fresh.path))
     shutil.copytree(clone.path / "photos", fresh.path / "photos")
@@ -42,8 +42,7 @@ def test_killed_three_times_in_every_stage_it_ends_with_the_same_lock(clone: Clo
     rng = np.random.default_rng(0)
     assert set(running(clone.first)) == set(STAGES)
     for stage in running(clone.first):
-        killed(fresh, stage, "script", 0, rng.uniform(0, 6))
-        killed(fresh, stage, "script", rng.integers(1, 16), rng.uniform(0, 0.02))
+        killed(fresh, stage, "script", rng.integers(1, 16), rng.uniform(0, 1) ** 4)  # half of them within 0.06 s
         killed(fresh, stage, "dvc", rng.integers(1, 80), 0)
     fresh.run("dvc", "repro")
     # dvc.lock, metrics and plots are the committed ones, byte by byte, and nothing of ours lies about.

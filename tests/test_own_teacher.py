@@ -6,6 +6,8 @@ the range that their input is in.
 
 import io
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from clone import TINY, Clone, copy_of_the_product, draw_folder
+from clone import STAGES, Clone
 from helpers import changed, encoded, random_examples, write
 from keras import layers, ops
 from PIL import Image
@@ -453,34 +455,40 @@ def test_other_kinds_of_files_are_refused(file: str):
         Teacher(file=file)
 
 
+@pytest.fixture
+def copy(clone: Clone, tmp_path: Path) -> Clone:
+    """A copy of `clone`, whose teacher a test may change."""
+    copy = Clone(tmp_path / "copy")
+    shutil.copytree(clone.path, copy.path)
+    return copy
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["keras", "tflite"])
-def test_the_pipeline_runs_with_ones_own_teacher(tmp_path: Path, kind: str):
-    clone = Clone(tmp_path / "clone")
-    copy_of_the_product(clone)
-    draw_folder(clone.path / "photos")
-    file = f"models/own.{kind}"
-    network = brightness("-1..1")
-    clone.write_params(TINY | {"teacher": TINY["teacher"] | {"file": file, "input_range": "0..255"}})
-
-    def save(network: keras.Model) -> None:
-        if kind == "keras":
-            network.save(clone.path / file)
-        else:
-            (clone.path / file).write_bytes(to_litert(network))
-
-    save(network)
-    if kind == "tflite":
-        failed = clone.run("dvc", "repro", check=False)
-        assert "set teacher.input_range to '-1..1'" in failed.stdout + failed.stderr
-    clone.set_params(teacher={"input_range": "-1..1"})
-    clone.run("dvc", "repro", *(["evaluate"] if kind == "keras" else []))  # the report takes what `evaluate` found
-    metrics = clone.metrics()["teacher"]
+def test_readme_takes_ones_own_teacher(copy: Clone):
+    brightness("0..255").save(copy.path / "my_classifier.keras")
+    (commands,) = re.findall(r"^## Your own teacher\n.*?^(cp .*?)```", Path("README.md").read_text(), re.S | re.M)
+    done = copy.run("bash", "-euc", commands)
+    assert copy.ran(done) == {*STAGES} - {"prepare", "train_scratch"}
+    metrics = copy.metrics()["teacher"]
     assert metrics["accuracy"] > 0.8
     assert metrics["parameters"] > 0
     assert metrics["macs"] > 0
-    history = json.loads((clone.path / "plots/history/student_distilled.json").read_text())
-    assert all((row["objective_features"] > 0) == (kind == "keras") for row in history)
-    save(brightness("-1..1", activation="softmax"))  # another file: what follows runs again
-    assert clone.ran(clone.run("dvc", "repro", "train_teacher")) == {"train_teacher"}
-    assert {"cache_teacher_logits", "evaluate"} <= json.loads(clone.run("dvc", "status", "--json").stdout).keys()
+    history = json.loads((copy.path / "plots/history/student_distilled.json").read_text())
+    assert all(row["objective_features"] > 0 for row in history)
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_with_a_litert_file(copy: Clone):
+    file = copy.path / "models/own.tflite"
+    file.write_bytes(to_litert(brightness("-1..1")))
+    copy.set_params(teacher={"file": "models/own.tflite"})
+    failed = copy.run("dvc", "repro", check=False)
+    assert "set teacher.input_range to '-1..1'" in failed.stdout + failed.stderr
+    copy.set_params(teacher={"input_range": "-1..1"})
+    assert copy.ran(copy.run("dvc", "repro")) == {*STAGES} - {"prepare", "train_scratch"}
+    assert copy.metrics()["teacher"]["accuracy"] > 0.8
+    history = json.loads((copy.path / "plots/history/student_distilled.json").read_text())
+    assert all(row["objective_features"] == 0 for row in history)
+    file.write_bytes(to_litert(brightness("-1..1", activation="softmax")))  # another file: what follows runs again
+    assert copy.ran(copy.run("dvc", "repro", "train_teacher")) == {"train_teacher"}
+    assert {"cache_teacher_logits", "evaluate"} <= json.loads(copy.run("dvc", "status", "--json").stdout).keys()

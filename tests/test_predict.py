@@ -358,15 +358,6 @@ def test_committed_student_is_fed_what_its_record_says(student: ExportedStudent)
     assert student.square == recorded().image_size
 
 
-def test_committed_student_keeps_its_goals():
-    scores = json.loads((RECORD / "metrics/export.json").read_text())
-    assert scores["float32"]["max_abs_probability_error"] <= 1e-4
-    assert scores["int8"]["accuracy"] >= scores["float32"]["accuracy"] - 0.005
-    assert scores["int8"]["bytes"] <= 300_000
-    for variant, row in scores.items():
-        assert (COMMITTED / f"student_{variant}.tflite").stat().st_size == row["bytes"]
-
-
 @pytest.fixture(scope="module")
 def exported(params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the export stage has run on an untrained student of three classes."""

@@ -5,7 +5,6 @@ import contextlib
 import html
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -26,7 +25,7 @@ from matplotlib.figure import Figure
 from distillation.data.records import Records
 from distillation.data.views import UNMIXED
 from distillation.errors import InputError
-from distillation.files import read_json, write_json
+from distillation.files import read_json
 from distillation.inference.forward import view_images
 from distillation.networks.network import save_network
 from distillation.params import Params
@@ -224,26 +223,21 @@ def finished(records_directory: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 Shown = list[dict[str, np.ndarray]]
 
 
-@contextlib.contextmanager
-def recorded_views() -> Iterator[Shown]:
-    """What the report draws meanwhile: the teacher's views and the student's, by title."""
-    shown, draw = [], galleries.views
+@pytest.fixture(scope="module")
+def written(
+    params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, Shown]:
+    """The folder of a run with its report, the line that the stage returned, and the views that it drew.
+
+    These are the teacher's and the student's, by title.
+    """
+    folder, shown, draw = tmp_path_factory.mktemp("reported"), [], galleries.views
 
     def recorded(*views: dict[str, np.ndarray]) -> Figure:
         shown.extend(views)
         return draw(*views)
 
-    with mock.patch.object(galleries, "views", recorded):
-        yield shown
-
-
-@pytest.fixture(scope="module")
-def written(
-    params: Params, records_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str, Shown]:
-    """The folder of a run with its report, the line that the stage returned, and the views that it drew."""
-    folder = tmp_path_factory.mktemp("reported")
-    with contextlib.chdir(folder), recorded_views() as shown:
+    with contextlib.chdir(folder), mock.patch.object(galleries, "views", recorded):
         write_run(records_directory)
         return folder, report.main(params), shown
 
@@ -277,11 +271,12 @@ def test_report_has_a_caption_for_each_figure_and_the_public_one_shows_no_image(
 
 
 def test_report_is_the_same_every_time(params: Params, reported: tuple[str, Shown]):
-    written = []
-    for _ in range(2):
-        written.append({path: path.read_bytes() for path in Path("plots").rglob("*") if path.is_file()})
-        report.main(params)
-    assert written[0] == written[1]
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in Path("plots").rglob("*") if path.is_file()}
+
+    before = files()
+    report.main(params)
+    assert files() == before
 
 
 def test_views_have_the_side_that_each_model_takes(params: Params, reported: tuple[str, Shown]):
@@ -291,15 +286,14 @@ def test_views_have_the_side_that_each_model_takes(params: Params, reported: tup
         assert {view.shape for view in views.values()} == {(side, side, 3)}
 
 
-def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(params: Params, finished: Records):
+def test_mixed_view_is_shown_too_and_is_one_that_the_teacher_answers(params: Params, records: Records):
     views = changed(params.views, augment=params.views.augment.model_dump() | {"mix": 0.5})
-    count, train = UNMIXED + 1, Records("train")
+    count, train = UNMIXED + 1, records
     budget = changed(params.budget, answered=count * len(train))
-    with recorded_views() as shown:
-        report.main(params.model_copy(update={"views": views, "budget": budget}))
+    shown = report._views(train, params.model_copy(update={"views": views, "budget": budget}), TEACHER_SIDE)
     answered = np.concatenate([*view_images(train, TEACHER_SIDE, views, count)])
-    assert list(shown[0])[-1] == f"view {UNMIXED}, mixed"
-    np.testing.assert_allclose(shown[0][f"view {UNMIXED}, mixed"], answered[UNMIXED * len(train)], atol=0.51)
+    assert list(shown)[-1] == f"view {UNMIXED}, mixed"
+    np.testing.assert_allclose(shown[f"view {UNMIXED}, mixed"], answered[UNMIXED * len(train)], atol=0.51)
 
 
 def test_report_draws_the_objective_of_the_distilled_student(reported: tuple[str, Shown], tmp_path: Path):
@@ -325,8 +319,7 @@ def test_predictions_of_other_images_are_refused(params: Params, finished: Recor
         report.main(params)
 
 
-def test_run_of_one_report_of_history_is_reported(params: Params, finished: Records):
-    for name in MODELS:
-        write_json(f"plots/history/{name}.json", history_of_a_run({"hard": [0.7], "soft": [0.0], "features": [0.0]}))
-    report.main(params)
-    assert report.REPORT.is_file()
+def test_curves_of_one_report_of_history_are_drawn(tmp_path: Path):
+    history = history_of_a_run({"hard": [0.7], "soft": [0.0], "features": [0.0]})
+    style.save(charts.learning_curves(dict.fromkeys(MODELS, history)), tmp_path / "curves.png")
+    style.save(charts.objective(history), tmp_path / "objective.png")

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clone import Clone
+from clone import TINY, Clone
 from scipy import stats
 
+from distillation.report import page
+from stages.report import GALLERIES
 from studies import summary
 
 
@@ -207,3 +209,29 @@ def test_preset_does_not_stand_in_for_what_is_not_committed(other: Clone, path: 
     assert "not committed" in done.stderr
     assert (other.path / path).read_text().endswith("# mine\n")
     other.run("git", "stash", "--quiet", "--include-untracked", "--", path)
+
+
+@pytest.mark.slow
+def test_record_is_published_without_photographs_and_made_once(clone: Clone):
+    preset, record = clone.path / "presets/tiny.yaml", clone.path / "results/tiny"
+    preset.write_text(json.dumps(TINY))  # the clone's own parameters: its run is the record's first
+    clone.commit("preset")
+    command = ["env", "SEEDS=0", "studies/record.sh", "tiny"]
+    try:
+        assert clone.ran(clone.run(*command)) == {"train_scratch", "evaluate"}  # scratch tuned for itself
+        assert clone.run("git", "status", "--porcelain").stdout == "?? results/tiny/\n"
+        figures = {path.stem for path in (record / "plots/figures").iterdir()}
+        assert figures == page.CAPTIONS.keys() - GALLERIES
+        published = clone.run("git", "ls-files", "--others", "--exclude-standard", record).stdout
+        assert "plots/report_without_images.html" in published
+        assert "plots/report.html" not in published
+        found = json.loads((record / "summary.json").read_text())["models"]
+        for name, row in clone.metrics().items():
+            if name in found:
+                assert found[name]["accuracy_mean"] == pytest.approx(row["accuracy"], abs=1e-6)
+        assert found["student_scratch_tuned"]["n"] == 1
+        assert clone.ran(clone.run(*command)) == set()
+    finally:
+        clone.run("dvc", "exp", "remove", "--all-commits")
+        clone.run("git", "reset", "-q", "--hard", "HEAD~1")
+        clone.run("rm", "-rf", ".checkpoints", "results/tiny")

@@ -164,6 +164,6 @@ def test_every_kind_of_network_trains_converts_answers_and_teaches(
     distill.main(chosen)
     assert all(row["objective_features"] > 0 for row in read_json("plots/history/student_distilled.json"))
     for images in plain_images(Records("validation"), 64).as_numpy_iterator():
-        expected, found = teacher.predict(images, verbose=0), forward_pass(teacher)(images)
+        expected, found = teacher(images, training=False), forward_pass(teacher)(images)
         for output, values in expected.items():
             np.testing.assert_allclose(found[output], values, rtol=1e-3, atol=1e-4 * np.abs(values).max())

@@ -1,9 +1,9 @@
 """On PYTHONPATH, this kills the process group of `dvc repro` at the moment that KILL names.
 
-KILL is "STAGE PROCESS CHANGES SECONDS". PROCESS is `script`, the stage's own, or `dvc`, from when it has
-started that script. SIGKILL comes SECONDS after the process sets out for the CHANGES-th time (0: starts) to
-create, rename, link or remove a file of the repository; at the latest, as the script ends, or as DVC starts
-the next one or ends. So every kill hits its stage.
+KILL is "STAGE PROCESS CHANGES SECONDS". PROCESS is `script`, the stage's own, or `dvc`, from when it has started that
+script. SIGKILL comes SECONDS after the process sets out for the CHANGES-th time to create, rename, link or remove a
+file of the repository; at the latest, as the script ends, or as DVC starts the next one or ends. So every kill hits
+its stage.
 """
 
 import atexit
@@ -26,8 +26,6 @@ def arm() -> None:
     global armed
     armed = True
     atexit.register(kill)
-    if left == 0:
-        kill_in_time()
 
 
 def kill_in_time() -> None:
