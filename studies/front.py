@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
-from distillation.errors import InputError
+from distillation.errors import InputError, reason
 from distillation.files import read_json, replacing
 from distillation.report.style import COLOURS, GREY, MARKERS, PAGE, log_axis, styled
 
@@ -37,17 +37,17 @@ class Limit:
 
 LIMITS = {  # by name of the option
     "max_kilobytes": Limit(
-        lambda point, teacher: point["bytes"] / 1000, "{:g} kB or less", "size of the file, in units of 1000 bytes"
+        lambda point, teacher: point["bytes"] / 1000, "of {:g} kB or less", "size of the file, in units of 1000 bytes"
     ),
     "max_milliseconds": Limit(
         lambda point, teacher: point["milliseconds"],
-        "{:g} ms or less",
+        "of {:g} ms or less",
         "time for an image on one thread, on the machine that measured it",
     ),
     "within": Limit(
         # Rounded: 97 % minus 94 % is a little more than 3 points in binary.
         lambda point, teacher: round(100 * (teacher["validation_accuracy"] - point["validation_accuracy_mean"]), 6),
-        "within {:g} points of the teacher",
+        "within {:g} points of the teacher on validation",
         "percentage points of accuracy below the teacher",
     ),
 }
@@ -71,6 +71,8 @@ def main() -> None:
         print(f"-> {target}/student_{point['variant']}.tflite")
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: the student cannot be exported ({reason(error)})")
 
 
 def record(preset: str) -> Path:
@@ -134,13 +136,13 @@ def sentence(front: dict, budget: dict[str, float], point: dict, met: bool) -> s
     """What to take, what it costs and how good it is; or what comes nearest."""
     wanted = " and ".join(LIMITS[name].wanted.format(limit) for name, limit in budget.items())
     name = f"{point['name']} in {point['variant']}"
-    take = f"For {wanted}, take {name}" if met else f"No student is {wanted}; the nearest is {name}"
+    take = f"For a student {wanted}, take {name}" if met else f"There is no student {wanted}; the nearest is {name}"
     below = 100 * (front["teacher"]["accuracy"] - point["accuracy_mean"])
     return (
         f"{take}: {point['bytes'] / 1000:.1f} kB, {point['milliseconds']:.2f} ms, "
         f"{100 * point['accuracy_mean']:.1f} % of the test images right "
         f"({100 * point['accuracy_ci_low']:.1f} to {100 * point['accuracy_ci_high']:.1f} %), "
-        f"{abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher "
+        f"{abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher there "
         f"(from scratch: {100 * point['scratch_accuracy_mean']:.1f} %)."
     )
 
@@ -157,11 +159,11 @@ def export(folder: Path, made_of: str, target: Path) -> None:
         InputError: where the files are not here, were made anew since, or would replace other files.
     """
     if not (folder / "export").is_dir():
-        raise InputError(f"its files are not here ({folder}), but where `make front` ran: run it here to make them")
+        raise InputError(f"its files are not here ({folder}), only where `make front` ran: run it here to make them")
     if read_json(folder / "run.json")["made_of"] != made_of:
         raise InputError(f"{folder} holds another student than front.json describes: run `make front` to its end")
     if target.exists() and not (target / "preprocessing.json").exists():
-        raise InputError(f"{target} holds something else than an exported student: choose a folder that is not there")
+        raise InputError(f"{target} holds something else, not an exported student: name a folder that does not exist")
     with replacing(target) as temporary:
         shutil.copytree(folder / "export", temporary)
 

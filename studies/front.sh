@@ -9,7 +9,9 @@ cd "$(dirname "$0")/.."
 name=$1
 state=.checkpoints/${name}_front
 if [ ! -d "$state" ] && [ -d ".checkpoints/$name" ]; then # `make real` has made teacher and cache
-    cp -r ".checkpoints/$name" "$state"
+    rm -rf "$state.new"
+    cp -r ".checkpoints/$name" "$state.new"
+    mv "$state.new" "$state"
 fi
 source studies/stand_in.sh
 

@@ -8,6 +8,7 @@ measured together. `studies/front.py` then names the best student for a budget.
 import argparse
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -79,6 +80,8 @@ def students(preset: Params, ladder: Path, share: float | None = None) -> dict[s
     """
     content = _table(ladder)
     share = content["share"] if share is None else share
+    if not 0 < share < math.inf:
+        raise InputError(f"share = {share:g}, should be a number above 0")
     found = {}
     for name, changes in {front.OWN: {}, **content["students"]}.items():
         values = preset.model_dump()

@@ -1,6 +1,6 @@
 # Sourced: presets/$name.yaml, completed, stands in for params.yaml until the script ends; afterwards params.yaml, dvc.lock,
 # metrics/ and plots/ are what they were. What the preset made of them waits in $state for the next time: DVC's
-# run cache knows no stage with metrics in git.
+# run cache knows no stage with plots in git.
 preset=$state.params.yaml
 standing=$state.standing # holds the branch while the preset stands in; a killed run leaves it, and is taken up
 tracked=(params.yaml dvc.lock metrics plots)

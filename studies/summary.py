@@ -6,7 +6,6 @@ In the record, `runs/fold-F.seed-S.json` is a run of the preset on fold F of the
 """
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +87,7 @@ def read_runs(record: Path) -> pd.DataFrame:
     rows: dict[tuple[int, int], dict] = {}
     for path in sorted((record / "runs").glob("*.json")):
         fold, seed, tuned = re.fullmatch(r"fold-(\d+)\.seed-(\d+)(\.tuned)?", path.stem).groups()
-        run, row = json.loads(path.read_text()), rows.setdefault((int(fold), int(seed)), {})
+        run, row = read_json(path), rows.setdefault((int(fold), int(seed)), {})
         if tuned:  # it differs in scratch alone
             models = {TUNED: run["models"]["student_scratch"]}
         else:

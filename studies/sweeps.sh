@@ -39,7 +39,7 @@ if [[ $(dvc queue status) =~ Queued|Running|Failed ]]; then
         "drop them (dvc queue remove --failed), delete $queued and begin anew" >&2
     exit 1
 fi
-rm "$queued"
 mkdir -p results/cats_vs_dogs_studies
 python -m studies.naive_cache results/cats_vs_dogs_studies/naive_cache.json
 dvc exp show --json | python -m studies.sweeps results/cats_vs_dogs_studies
+rm "$queued" # last, so that what is interrupted above goes on without a new queue

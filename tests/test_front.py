@@ -109,12 +109,12 @@ def test_nearest_to_a_budget_that_nothing_meets(budget: dict, name: str):
 def test_the_sentence_reports_test_accuracy():
     budget = {"max_kilobytes": 100, "max_milliseconds": 0.5}
     assert front.sentence(FRONT, budget, *front.choose(FRONT, budget)) == (
-        "For 100 kB or less and 0.5 ms or less, take residual-b in int8: 100.0 kB, 0.30 ms, 95.0 % of the test images "
-        "right (94.0 to 96.0 %), 3.0 points below the teacher (from scratch: 93.0 %)."
+        "For a student of 100 kB or less and of 0.5 ms or less, take residual-b in int8: 100.0 kB, 0.30 ms, 95.0 % of "
+        "the test images right (94.0 to 96.0 %), 3.0 points below the teacher there (from scratch: 93.0 %)."
     )
     unmet = front.sentence(FRONT, {"within": 0.5}, *front.choose(FRONT, {"within": 0.5}))
     assert unmet.startswith(
-        "No student is within 0.5 points of the teacher; the nearest is inverted-d in int8: 300.0 kB"
+        "There is no student within 0.5 points of the teacher on validation; the nearest is inverted-d in int8: 300.0"
     )
 
 
@@ -194,6 +194,18 @@ def test_export_is_of_the_student_described_and_replaces_only_an_export(tmp_path
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["preprocessing.json"]
 
 
+def test_folder_that_cannot_be_made_gets_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    student = tmp_path / "residual-b.seed-0"
+    (student / "export").mkdir(parents=True)
+    (student / "run.json").write_text('{"made_of": "digest"}')
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(front, "read_front", lambda folder: FRONT | {"points": [POINTS[1] | {"made_of": "digest"}]})
+    monkeypatch.setattr(front, "finished", lambda preset: tmp_path)
+    monkeypatch.setattr("sys.argv", ["front", "--max-kilobytes", "100", "--output", str(tmp_path / "file/export")])
+    with pytest.raises(SystemExit, match=r"^error: the student cannot be exported \("):
+        front.main()
+
+
 # The ladder
 
 
@@ -220,7 +232,9 @@ def test_ladder_is_the_presets_own_student_and_those_of_the_table(tmp_path: Path
         ("share: 1", "should hold `share`"),
         ("share: 1\nstudents: {a: {network: resnet9}}", "a: student.network = 'resnet9', should be"),
         ("share: 1\nstudents: {a: {depth: 3}}", "a: student.depth is not a parameter"),
-        ("share: 0\nstudents: {}", "budget.shown = 0"),
+        ("share: 0\nstudents: {}", "share = 0, should be a number above 0"),
+        ("share: .nan\nstudents: {}", "share = nan, should be"),
+        ("share: .inf\nstudents: {}", "share = inf, should be"),
         ("share: 1\nstudents: {}\nreferences: {a: {image_size: 8}}", "a: teacher.image_size = 8"),
     ],
 )
@@ -348,7 +362,7 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     assert load_student(exported / "student_int8.tflite").classes == ["dark", "gråt", "light"]
     refused = clone.run(*ask, "1", check=False)
     assert (refused.returncode, refused.stderr) == (1, "")
-    assert refused.stdout.startswith("No student is 1 kB or less; the nearest is ")
+    assert refused.stdout.startswith("There is no student of 1 kB or less; the nearest is ")
 
 
 def state(clone: Clone) -> tuple[str, str]:
