@@ -82,7 +82,7 @@ def _accuracy(probabilities: np.ndarray, records: Records) -> float:
 def _card(model: keras.Model, test: Records, crop: int, metrics: dict[str, dict[str, float]]) -> str:
     """The model card: what the files beside it are, their input and output, and what they are good for."""
     manifest, square = test.manifest, test.manifest.image_size
-    edge = (square - crop) // 2
+    edge, labeled = (square - crop) // 2, sum(manifest.labeled.values())
     rows = [
         f"| `student_{variant}.tflite` | {100 * row['accuracy']:.1f} % | {row['bytes']:,} "
         f"| {row['max_abs_probability_error']:.6f} |\n"
@@ -95,7 +95,7 @@ def _card(model: keras.Model, test: Records, crop: int, metrics: dict[str, dict[
         classes=textwrap.shorten(", ".join(manifest.classes), 100, placeholder=" ..."),
         scores="".join(rows),
         data=manifest.data,
-        train=f"{manifest.size('train'):,}",
+        train=f"{labeled:,}" if labeled == manifest.size("train") else f"{labeled:,} labeled",
         test=f"{len(test):,}",
         size=model.input_shape[1],
         square=square,

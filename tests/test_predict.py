@@ -35,7 +35,7 @@ from distillation.data.splits import Example, image_id
 from distillation.data.views import CENTRE, plain
 from distillation.errors import InputError
 from distillation.inference.forward import forward_pass, plain_images, predict, to_litert
-from distillation.networks.network import save_network
+from distillation.networks.network import load_network, save_network
 from distillation.networks.students import build_student
 from distillation.parallel import AHEAD
 from distillation.params import Data, Params
@@ -411,6 +411,15 @@ def test_model_card_says_what_was_measured(exported: Path):
     assert "3 classes apart: ant, bee, cow." in card
     assert "{" not in card.split("```")[0]
     assert str(exported) not in card
+
+
+def test_model_card_counts_the_labeled_images(exported: Path, tmp_path: Path):
+    splits = split_examples(random_examples(36, 3, 40), ["ant", "bee", "cow"], 0.2, 0.2, seed=0)
+    write(tmp_path, splits, ["ant", "bee", "cow"], 40, labeled_fraction=0.5)
+    scores = json.loads((exported / "metrics/export.json").read_text())
+    network = load_network(exported / "models/student_distilled")
+    card = export._card(network, Records("test", directory=tmp_path), 32, scores)
+    assert "`test 1`, 12 labeled images to train on and 6 to test" in card
 
 
 # Real photographs
