@@ -326,6 +326,7 @@ def test_ladder_that_is_killed_goes_on_and_answers(with_preset: Clone, tmp_path:
     while "network: inverted" not in (clone.path / "dvc.lock").read_text("utf-8"):  # trained from scratch
         assert process.poll() is None, "it ended before"
         time.sleep(0.1)
+    time.sleep(1)  # until DVC has begun the next stage
     os.killpg(process.pid, signal.SIGINT)
     ended(process)
     assert state(clone) == before
